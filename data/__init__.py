@@ -1,0 +1,1 @@
+"""Images and annotations: finding them on disk, reading, augmenting, downloading, drawing."""

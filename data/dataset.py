@@ -1,0 +1,98 @@
+"""A `TaskSet` as a torch dataset: decoded once, kept in memory as uint8, augmented on tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+from tqdm import tqdm
+
+from data.images import read_image, read_mask
+from data.transforms import Augment, Picture, eval_transform, make_boxes, resize, train_transform
+from data.types import Record, Sample, TaskSet
+
+
+def sample_generator(seed: int, epoch: int, index: int) -> Generator:
+    """Return a generator seeded from the three numbers alone: the same in any process, after any resume."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest()
+    return Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+class TaskDataset(Dataset[Sample]):
+    """The samples of one split of one task.
+
+    size: side S of the square samples; augment: None for exactly what evaluation sees; seed: of the
+    augmentation; cache_side: longest side, in pixels, of what is kept to augment (default 1.5 x size).
+    Crowd boxes and boxes of unknown classes are left out. Reading raises `DataError` for a broken file.
+    """
+
+    def __init__(
+        self,
+        task_set: TaskSet,
+        size: int,
+        augment: Augment | None,
+        seed: int = 0,
+        cache_side: int | None = None,
+    ) -> None:
+        self.task_set = task_set
+        self.size = size
+        self.seed = seed
+        self.cache_side = cache_side or round(1.5 * size)
+        self.augment = augment
+        self._evaluate = eval_transform(size)
+        self._vary = train_transform(task_set.task, size, augment or Augment())
+        self._pictures: list[Picture | None] = [None] * len(task_set.records)
+        # Shared memory, so that workers that live longer than an epoch see it change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return sample `index`; a pure function of the files, the seed, the epoch and the index."""
+        picture = self._pictures[index]
+        if picture is None:
+            picture = self._pictures[index] = self._load(index)
+        if self.augment is None:
+            return self._evaluate(picture)
+        return self._vary(picture, sample_generator(self.seed, int(self._epoch), index))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose augmentations come next; also seen by running workers."""
+        self._epoch.fill_(epoch)
+
+    def preload(self) -> None:
+        """Decode every image now, with a progress bar; call it before workers start, to share the memory."""
+        bar = tqdm(range(len(self)), desc=f"reading {self.task_set.task} {self.task_set.split}", leave=False)
+        for index in bar:
+            if self._pictures[index] is None:
+                self._pictures[index] = self._load(index)
+
+    def _load(self, index: int) -> Picture:
+        """Decode one image and its annotation, shrunk to what is kept."""
+        record = self.task_set.records[index]
+        image = tv_tensors.Image(F.pil_to_tensor(read_image(record.image)))
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        picture = Picture(image, index, label=record.label)
+        if self.task_set.task == "det":
+            boxes, labels = self._boxes(record, size)
+            picture = replace(picture, boxes=boxes, labels=labels)
+        if record.mask is not None:
+            classes = read_mask(record.mask, len(self.task_set.classes), (size[1], size[0]))
+            picture = replace(picture, mask=tv_tensors.Mask(torch.from_numpy(classes)))
+        if self.augment is None:
+            return resize(picture, (self.size, self.size))
+        shrink = min(1.0, self.cache_side / max(size))
+        return resize(picture, (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))))
+
+    def _boxes(self, record: Record, size: tuple[int, int]) -> tuple[tv_tensors.BoundingBoxes, Tensor]:
+        """Return the boxes to learn from, clipped to the image, and their labels."""
+        boxes = F.clamp_bounding_boxes(make_boxes(record.boxes, size)).as_subclass(Tensor)
+        usable = ~record.crowd & (record.labels < len(self.task_set.classes))
+        usable &= (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return make_boxes(boxes[usable], size), record.labels[usable]

@@ -1,0 +1,222 @@
+"""What lies below a folder, and what the names of folders and files say about task and split."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data.errors import DataError
+from data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from data.types import Task
+
+MAX_DEPTH = 8
+MAX_FOLDERS = 20_000
+# Drawn sets never stand in for real ones: they are found only when they are the root themselves.
+# The others are folders of this repository and of common tools.
+SKIPPED = frozenset({"synthetic", "manifests", "__pycache__", "__macosx", "node_modules", "runs", "wandb"})
+
+SPLIT_WORDS: dict[str, str] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation", "minival"), "val"),
+    **dict.fromkeys(("test", "testing", "hidden"), "test"),
+}
+TASK_WORDS: dict[str, Task] = {
+    "det": "det", "detect": "det", "detection": "det", "detections": "det",
+    "seg": "seg", "segm": "seg", "segment": "seg", "segmentation": "seg", "semantic": "seg",
+    "cls": "cls", "clf": "cls", "classif": "cls", "classify": "cls", "classification": "cls",
+}  # fmt: skip
+SET_WORDS: dict[str, Task] = {
+    "coco": "det", "voc": "seg", "pascal": "seg", "imagenet": "cls", "imagenette": "cls", "imagewoof": "cls",
+}  # fmt: skip
+MASK_WORDS = frozenset({
+    "mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots", "gt", "truth",
+    "target", "targets", "segmentationclass",
+})  # fmt: skip
+IMAGE_WORDS = frozenset({
+    "image", "images", "img", "imgs", "jpeg", "jpegs", "jpg", "photo", "photos", "picture", "pictures",
+    "pics", "rgb", "input", "inputs",
+})  # fmt: skip
+_OTHER_WORDS = frozenset({
+    "mini", "tiny", "small", "ms", "sub", "set", "sets", "subset", "data", "dataset", "datasets", "task",
+    "tasks", "devkit", "class", "classes", "object", "objects", "obj", "instance", "instances", "ground",
+    "sem", "trainval", "raw", "color", "colour", "vis", "png", "bbox", "boxes", "sample", "samples",
+})  # fmt: skip
+KNOWN_WORDS = frozenset({*SPLIT_WORDS, *TASK_WORDS, *SET_WORDS, *MASK_WORDS, *IMAGE_WORDS, *_OTHER_WORDS})
+_WORD = "|".join(sorted(KNOWN_WORDS, key=len, reverse=True))
+MASK_ENDING = re.compile(r"[-_. ](mask|masks|label|labels|labelids|seg|segmentation|gt|annotation)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """One folder: its path, the names that lead to it from the root, and what it holds (sorted)."""
+
+    path: Path
+    names: tuple[str, ...]
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        """Names of the image files, masks among them."""
+        return self.with_suffix(IMAGE_SUFFIXES)
+
+    @cached_property
+    def masks(self) -> tuple[str, ...]:
+        """Names of the files that could be masks."""
+        return self.with_suffix(MASK_SUFFIXES)
+
+    @cached_property
+    def image_stems(self) -> frozenset[str]:
+        """Stems of the image files."""
+        return frozenset(PurePosixPath(name).stem for name in self.images)
+
+    @cached_property
+    def mask_stems(self) -> frozenset[str]:
+        """Stems by which the masks are paired: `X` for `X.png` and for `X_mask.png`."""
+        return frozenset(map(mask_stem, self.masks))
+
+    def with_suffix(self, suffixes: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of the files that end in one of `suffixes`, whatever their case."""
+        return tuple(name for name in self.files if os.path.splitext(name)[1].lower() in suffixes)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All folders below a root, the root itself first, shallow ones before deep ones."""
+
+    root: Path
+    folders: tuple[Folder, ...]
+
+    @cached_property
+    def _by_names(self) -> dict[tuple[str, ...], Folder]:
+        return {folder.names: folder for folder in self.folders}
+
+    def children(self, folder: Folder) -> list[Folder]:
+        """Return the folders directly in `folder`."""
+        names = ((*folder.names, name) for name in folder.folders)
+        return [self._by_names[child] for child in names if child in self._by_names]
+
+    def below(self, names: tuple[str, ...]) -> list[Folder]:
+        """Return the folder that `names` lead to and all folders in it."""
+        return [folder for folder in self.folders if folder.names[: len(names)] == names]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where one split of one task lies.
+
+    images: the image files; annotation, document: the COCO file and its content (det); pairs: image and mask
+    (seg); folder: the folder that holds the set, for cls the one that holds the class folders.
+    """
+
+    task: Task
+    split: str
+    layout: str
+    folder: Path
+    images: tuple[Path, ...]
+    annotation: Path | None = None
+    document: dict[str, Any] = field(default_factory=dict, repr=False)
+    pairs: tuple[tuple[Path, Path], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def mask_stem(name: str) -> str:
+    """Return the stem by which a mask file is paired: `X` for `X.png`, `X_mask.png`, `X-gt.png`."""
+    return MASK_ENDING.sub("", PurePosixPath(name).stem)
+
+
+def scan(root: Path) -> Tree:
+    """List the folders below `root`, hidden ones left out: at most 8 deep and 20,000 in all.
+
+    Links are followed, but not back into a folder that leads to them.
+    Raises DataError if `root` is no readable folder.
+    """
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "no such folder"
+        raise DataError(f"{root}: {what}; run `python -m data.download --root data` or check --data_root")
+    folders: list[Folder] = []
+    # Each entry carries the real paths of its ancestors: a link back to one of them would never end.
+    queue: deque[tuple[Path, tuple[str, ...], frozenset[str]]] = deque()
+    queue.append((root, (), frozenset({os.path.realpath(root)})))
+    while queue and len(folders) < MAX_FOLDERS:
+        path, names, ancestors = queue.popleft()
+        inner, files = _entries(path)
+        folders.append(Folder(path, names, files, inner))
+        for name in inner if len(names) < MAX_DEPTH else ():
+            real = os.path.realpath(path / name)
+            if real not in ancestors:
+                queue.append((path / name, (*names, name), ancestors | {real}))
+    return Tree(root, tuple(folders))
+
+
+def _entries(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the sorted names of the folders and files in `path`; an unreadable folder counts as empty."""
+    folders: list[str] = []
+    files: list[str] = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name.lower() in SKIPPED:
+                    continue
+                # os.path.isdir answers for a link to itself, where entry.is_dir raises.
+                folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+                (folders if folder else files).append(entry.name)
+    except OSError:
+        pass
+    return tuple(sorted(folders)), tuple(sorted(files))
+
+
+def words(name: str) -> list[str]:
+    """Split a name into lower-case words, known ones also where nothing parts them (`minicocodet`)."""
+    result: list[str] = []
+    for run in re.findall(r"[a-z]{2,}", name.lower()):
+        result += re.findall(_WORD, run) if re.fullmatch(f"(?:{_WORD})+", run) else [run]
+    return result
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a name speaks of; None if it names none or several (`train_val`)."""
+    named = {SPLIT_WORDS[word] for word in words(name) if word in SPLIT_WORDS}
+    return named.pop() if len(named) == 1 else None
+
+
+def split_rank(names: Sequence[str], split: str) -> int:
+    """Return how a path fits a split: 0 its innermost split is it, 1 an outer one is, 2 none, 3 others."""
+    splits = [found for found in map(split_of, names) if found]
+    if not splits:
+        return 2
+    return 0 if splits[-1] == split else 1 if split in splits else 3
+
+
+def task_rank(names: Sequence[str], task: Task) -> int:
+    """Return how a path fits a task: 0 it says so, 1 says nothing, 2 names another set, 3 another task."""
+    for vocabulary, penalty in ((TASK_WORDS, 3), (SET_WORDS, 2)):
+        for name in reversed(names):
+            said = {vocabulary[word] for word in words(name) if word in vocabulary}
+            if len(said) == 1:
+                return 0 if task in said else penalty
+    return 1
+
+
+def role_of(names: Sequence[str]) -> str | None:
+    """Return "mask" or "image", as the innermost folder name says that speaks of either."""
+    for name in reversed(names):
+        said = set(words(name))
+        if said & MASK_WORDS:
+            return "mask"
+        if said & IMAGE_WORDS:
+            return "image"
+    return None
+
+
+def listing(names: Iterable[str], limit: int = 3) -> str:
+    """Return the first few names as one phrase: `a, b, c and 4 more`."""
+    every = list(names)
+    rest = f" and {len(every) - limit} more" if len(every) > limit else ""
+    return ", ".join(every[:limit]) + rest

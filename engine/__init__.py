@@ -1,0 +1,1 @@
+"""Configuration, stage loop, evaluation, checkpoints and the command lines."""

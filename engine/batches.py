@@ -1,0 +1,70 @@
+"""From samples to batches: collation, and an order of images that depends on seed and epoch alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Sampler
+
+from data.dataset import TaskDataset
+from data.types import Sample
+from models.targets import NO_CLASS, VOID, Targets
+
+Batch = tuple[Tensor, Targets]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of any tasks to images (B, 3, S, S) and `Targets`."""
+    images = torch.stack([s.image for s in samples])
+    empty_box, empty_label = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    blank = torch.full(images.shape[-2:], VOID, dtype=torch.int64)
+    return images, Targets(
+        boxes=[empty_box if s.boxes is None else s.boxes for s in samples],
+        labels=[empty_label if s.labels is None else s.labels for s in samples],
+        has_boxes=torch.tensor([s.boxes is not None for s in samples]),
+        masks=torch.stack([blank if s.mask is None else s.mask for s in samples]),
+        classes=torch.tensor([NO_CLASS if s.label is None else s.label for s in samples]),
+    )
+
+
+def stable_seed(*parts: object) -> int:
+    """A seed that depends on the given values alone, the same on every machine."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Shuffled batches; process `rank` of `world` gets its share of every batch, so that all steps are global ones.
+
+    A last batch smaller than the rest is dropped, unless it is the only one.
+    """
+
+    def __init__(self, count: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch, self.seed, self.rank, self.world = count, min(batch, count), seed, rank, world
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.count // self.batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield this process's indices of each batch of the epoch."""
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, "order", self.epoch))
+        order = torch.randperm(self.count, generator=generator).tolist()
+        for start in range(0, len(self) * self.batch, self.batch):
+            yield order[start + self.rank : start + self.batch : self.world]
+
+
+def make_loader(datasets: Sequence[TaskDataset], batches: EpochBatches, workers: int) -> DataLoader[Batch]:
+    """A loader over the images of one or several tasks."""
+    joined: ConcatDataset[Sample] = ConcatDataset(list(datasets))
+    return DataLoader(
+        joined,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,  # type: ignore[arg-type]
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+    )

@@ -1,0 +1,118 @@
+"""Checkpoints: what they hold, how they are written without ever losing the previous one, how a model is read back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from engine.errors import UserError
+from models.onehead import ModelConfig, OneHead
+
+FORMAT = "onehead/1"
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name, then rename it: a crash or a full disk leaves the old file whole.
+
+    Raises UserError naming the file when it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        kept = "; the previous file is untouched" if path.exists() else ""
+        raise UserError(
+            f"cannot write {path}: {reason}{kept}. Free space or choose another folder with --runs"
+        ) from None
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without executing any code that it may hold.
+
+    Raises UserError when the file is missing, damaged, holds more than tensors and plain values, or is not ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not there: give the path of a checkpoint such as runs/onehead/cls.pt")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is no checkpoint or a damaged one: give a file written by engine.train")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a file that is not what it says
+        raise UserError(
+            f"{path} was not loaded: it is damaged or holds Python objects, which could run code "
+            f"({str(error).splitlines()[0][:120]}). Give a file written by engine.train"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is no OneHead checkpoint (format {FORMAT}): give a file written by engine.train")
+    return content
+
+
+def model_content(model: OneHead) -> dict[str, Any]:
+    """What is needed to rebuild a model: weights, shape, classes, input size."""
+    return {
+        "model": model.state_dict(),
+        "architecture": asdict(model.config),
+        "input_size": model.input_size,
+        "classes": {task: list(names) for task, names in model.classes.items()},
+    }
+
+
+def build_model(content: dict[str, Any], source: str) -> OneHead:
+    """Rebuild the model that a checkpoint's content describes. Raises UserError when the two do not fit."""
+    try:
+        model = OneHead(ModelConfig(**content["architecture"]), content["classes"], content["input_size"])
+        model.load_state_dict(content["model"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{source} holds another model than this program builds ({first}): "
+            "use the program version that wrote it, or train anew"
+        ) from None
+    return model
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> OneHead:
+    """The deployed model of a checkpoint, in eval mode on `device`. Raises UserError as `load` and `build_model`."""
+    model = build_model(load(path), str(path))
+    return model.float().to(device).to(memory_format=torch.channels_last).eval()
+
+
+def load_weights(model: OneHead, path: str | Path) -> list[str]:
+    """Start `model` from a checkpoint of the same shape; rows of other classes stay as they are.
+
+    Returns the names of parameters that were left alone. Raises UserError when nothing fits.
+    """
+    theirs = load(path)["model"]
+    own = model.state_dict()
+    fitting = {k: v for k, v in theirs.items() if k in own and v.shape == own[k].shape}
+    if not fitting:
+        raise UserError(f"{path} holds another model: no weight fits; choose another --init or model.backbone")
+    model.load_state_dict(fitting, strict=False)
+    return [k for k in own if k not in fitting]
+
+
+def provenance() -> dict[str, str]:
+    """Versions and commit that made a file."""
+    git = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    return {
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "commit": git.stdout.strip() or "unknown",
+    }

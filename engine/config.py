@@ -1,0 +1,174 @@
+"""Every setting of a run, with its only default, and how YAML files and the command line change it.
+
+Precedence: command line > YAML file (`--config`) > the defaults below. An unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from continual.config import ContinualConfig
+from data.transforms import Augment
+from data.types import Task
+from engine.errors import UserError
+from models.criterion import LossConfig
+from models.onehead import ModelConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images come from and how they reach the network."""
+
+    root: str = "data"
+    """Folder that holds the three sets."""
+    size: int = 320
+    """Side of the square network input, in training and deployment; a multiple of 32."""
+    holdout: bool = False
+    """Train on 5/6 of the training images, evaluate on the rest: for choices that leave the validation set unread."""
+    workers: int | None = None
+    """Loader processes; null: 2 with a GPU, else 0 (decoded images are kept in memory)."""
+    augment: Augment = field(default_factory=Augment)
+    """Variation of training images."""
+    plain_end: float = 0.1
+    """Last share of each stage that runs without augmentation but flips."""
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Passes over the training images of each stage."""
+
+    seg: int = 60
+    det: int = 60
+    cls: int = 30
+    joint: int = 60
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser (AdamW), schedule (warm-up, then cosine to zero) and weight averaging."""
+
+    batch: int = 16
+    """Images a step, over all processes together."""
+    lr: float = 1e-3
+    """Highest learning rate of the first stage."""
+    later_lr: float = 0.5
+    """Factor of the learning rate in stages after the first."""
+    backbone_lr: float = 1.0
+    """Factor of the learning rate in the backbone."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of matrices and filters; biases, norms and scales have none."""
+    warmup: float = 0.05
+    """Share of a stage's steps with a rising rate."""
+    clip: float = 2.0
+    """Largest gradient norm."""
+    ema: float = 0.99
+    """Decay of the averaged weights, which are the ones evaluated, saved and used as teacher."""
+    epochs: Epochs = field(default_factory=Epochs)
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """What is recorded while training."""
+
+    evals: int = 4
+    """Evaluations of all three sets a stage, the last one at its end."""
+    save_seconds: float = 30.0
+    """Least time between two writes of last.pt; 0 writes it after every epoch."""
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    """Weights & Biases; nothing else depends on it."""
+    project: str = "onehead"
+    """Project name there."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    name: str = "onehead"
+    """Run folder below `runs`."""
+    runs: str = "runs"
+    """Where run folders lie."""
+    seed: int = 0
+    """Seed of everything random."""
+    order: list[Task] = field(default_factory=lambda: ["seg", "det", "cls"])
+    """Order of the stages; one task alone gives its single-task baseline."""
+    init: str | None = None
+    """Checkpoint whose weights the first stage starts from."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: what the device is fast at (see engine.device)."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    continual: ContinualConfig = field(default_factory=ContinualConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+
+
+class Parser(ArgumentParser):
+    """An argument parser whose errors are `UserError`s that suggest the nearest key."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise UserError instead of printing the usage and exiting."""
+        text = " ".join(str(ex or message).split())
+        raise UserError(f"{text}{suggestion(text, keys_of(Config))}") from None
+
+
+def keys_of(cls: type, prefix: str = "") -> list[str]:
+    """All dotted keys of a nested configuration dataclass."""
+    keys = []
+    for f in dataclasses.fields(cls):
+        keys.append(prefix + f.name)
+        if f.default_factory is not dataclasses.MISSING and isinstance(f.default_factory, type):
+            keys += keys_of(f.default_factory, f"{prefix}{f.name}.")
+    return keys
+
+
+def suggestion(message: str, keys: Sequence[str]) -> str:
+    """Name the known key nearest to an unknown one that `message` mentions, or nothing."""
+    last = {k.rsplit(".", 1)[-1]: k for k in keys}
+    for word in re.findall(r"[\w.]+", message):
+        if word in keys:
+            continue
+        near = difflib.get_close_matches(word, keys, 1, 0.8) or difflib.get_close_matches(word, last, 1, 0.75)
+        if near and near[0] != word and word not in last:
+            return f". Did you mean --{last.get(near[0], near[0])}?"
+    return ""
+
+
+def build_parser(prog: str, description: str) -> Parser:
+    """A parser that knows `--config FILE` and every key of `Config`."""
+    parser = Parser(prog=prog, description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
+    parser.add_class_arguments(Config, None)
+    return parser
+
+
+def to_config(parser: Parser, parsed: Namespace) -> Config:
+    """The `Config` among parsed arguments. Raises UserError for values that cannot work together."""
+    init = parser.instantiate_classes(parsed)
+    config = Config(**{f.name: init[f.name] for f in dataclasses.fields(Config)})
+    if config.data.size % 32:
+        raise UserError(f"data.size is {config.data.size}: it must be a multiple of 32, such as 320 or 512")
+    if len(set(config.order)) != len(config.order) or not config.order:
+        raise UserError(f"order is {config.order}: name each stage once")
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dictionary, as written to config.yaml and into checkpoints."""
+    plain: dict[str, Any] = dataclasses.asdict(config)
+    return {k: (tuples_to_lists(v)) for k, v in plain.items()}
+
+
+def tuples_to_lists(value: Any) -> Any:
+    """YAML has no tuples."""
+    if isinstance(value, dict):
+        return {k: tuples_to_lists(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,41 @@
+"""Pictures of a run, drawn from its rows alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+CURVES = (
+    ("mIoU", "o", "-", "#0072B2"),
+    ("mAP", "s", "--", "#D55E00"),
+    ("AP50", "^", ":", "#CC79A7"),
+    ("Top-1", "D", "-.", "#009E73"),
+)
+"""Metric, marker, line, colour: told apart in grey print and by the colour-blind (palette of Okabe and Ito)."""
+
+
+def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw every metric over all epochs of a run, stage borders marked; a falling curve is forgetting."""
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    evaluated = [(i + 1, r) for i, r in enumerate(rows) if "mIoU" in r]
+    for metric, marker, line, colour in CURVES:
+        points = [(x, r[metric]) for x, r in evaluated if r.get(metric) is not None]
+        if points:
+            axes.plot(*zip(*points), marker=marker, linestyle=line, color=colour, label=metric, markersize=5)
+    start = 0
+    for i, row in enumerate(rows):
+        if i + 1 == len(rows) or rows[i + 1]["stage"] != row["stage"]:
+            axes.text((start + i + 1) / 2 + 0.5, 1.03, f"stage {row['stage']}", ha="center", va="bottom")
+            if i + 1 < len(rows):
+                axes.axvline(i + 1.5, color="0.5", linewidth=1)
+            start = i + 1
+    axes.set(xlabel="epoch of the run", ylabel="score on the evaluation set", ylim=(0, 1), xlim=(0.5, len(rows) + 0.5))
+    axes.grid(axis="y", color="0.9")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

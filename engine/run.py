@@ -1,0 +1,211 @@
+"""A run: its folder, data, device and remedies, which all stages share."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from continual import Remedy, Stage, remedies
+from data.catalog import load_set, summary
+from data.dataset import TaskDataset
+from data.transforms import Augment
+from data.types import TASKS, Task, TaskSet
+from engine.batches import Batch, EpochBatches, collate, make_loader, stable_seed
+from engine.checkpoint import load_model, provenance
+from engine.config import Config
+from engine.device import DTYPES, pick_device, pick_precision
+from engine.evaluate import Evaluator
+from engine.tracking import Row, Tracker, write_text
+from models.onehead import OneHead
+
+JOINT = "joint"
+"""Stage that learns all tasks at once; no remedy is needed, so it is a reference row."""
+PLAIN = Augment(scale=(1.0, 1.0), aspect=1.0, crop=1.0, color=0.0, grey=0.0)
+"""What is left of augmentation at a stage's end: mirroring."""
+HEADLINE = {"seg": "mIoU", "det": "mAP", "cls": "Top-1"}
+"""The metric of each task that must not drop."""
+
+
+class Run:
+    """Everything of a run that outlives a stage.
+
+    Args:
+        config: all settings.
+        overfit: if not 0, train on the first images of every set, without augmentation, and evaluate on the same.
+    """
+
+    def __init__(self, config: Config, overfit: int = 0) -> None:
+        self.config = config
+        self.folder = Path(config.runs) / config.name
+        self.device = pick_device()
+        precision = pick_precision(self.device) if config.precision == "auto" else config.precision
+        self.accelerator = Accelerator(
+            cpu=self.device.type == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.device = self.accelerator.device
+        self.dtype = DTYPES[precision]
+        self.is_main = self.accelerator.is_main_process
+        self.overfit = overfit
+        self.train_sets, eval_sets = self.read_sets()
+        self.classes: dict[str, tuple[str, ...]] = {task: self.train_sets[task].classes for task in TASKS}
+        self.evaluator = Evaluator(eval_sets, config.data.size)
+        self.remedies: dict[str, Remedy] = remedies(config.continual)
+        self.tracker: Tracker
+        self.datasets: dict[str, list[TaskDataset]] = {}
+
+    def read_sets(self) -> tuple[dict[Task, TaskSet], dict[Task, TaskSet]]:
+        """Training and evaluation sets of all three tasks, their summaries printed."""
+        root, holdout = self.config.data.root, self.config.data.holdout
+        train: dict[Task, TaskSet] = {}
+        held: dict[Task, TaskSet] = {}
+        for task in TASKS:
+            train[task] = load_set(root, task, "train", part="fit" if holdout else "all")
+            if self.overfit:
+                train[task] = first(train[task], self.overfit)
+                held[task] = train[task]
+            elif holdout:
+                held[task] = load_set(root, task, "train", train[task].classes, part="choose")
+            else:
+                held[task] = load_set(root, task, "val", train[task].classes)
+            self.say(summary(train[task]))
+            self.say(f"evaluated on: {held[task].split}, {len(held[task].records)} images\n")
+        return train, held
+
+    def say(self, text: str) -> None:
+        """Print once, whatever the number of processes."""
+        if self.accelerator.is_main_process:
+            print(text, flush=True)
+
+    def track(self, rows: list[Row], config: dict[str, Any]) -> None:
+        """Open the run's records; `rows` are those of the epochs already done."""
+        self.tracker = Tracker(self.folder, self.config.track, config, rows, self.is_main)
+
+    def mean_count(self, count: Tensor) -> Tensor:
+        """Mean over processes of a count that a loss is divided by."""
+        if self.accelerator.num_processes == 1:
+            return count
+        mean: Tensor = self.accelerator.reduce(count, "mean")
+        return mean
+
+    def tasks_of(self, stage: str) -> tuple[Task, ...]:
+        """Tasks that a stage learns."""
+        return TASKS if stage == JOINT else tuple(t for t in TASKS if t == stage)
+
+    def previous(self, stage: str) -> str | None:
+        """The stage before, in this run's order."""
+        order = list(self.config.order)
+        place = order.index(stage) if stage in order else 0  # type: ignore[arg-type]
+        return order[place - 1] if place else None
+
+    def begin(self, stage: str) -> Stage:
+        """What remedies may know about a stage."""
+        before = self.previous(stage)
+        old = tuple(self.config.order[: list(self.config.order).index(before) + 1]) if before else ()  # type: ignore
+        start = load_model(self.folder / f"{before}.pt", self.device) if before else None
+        if start is not None:
+            start.requires_grad_(False)
+        return Stage(self.tasks_of(stage), old, start, self.examples(stage))
+
+    def examples(self, stage: str) -> Callable[[], list[tuple[Tensor, Any]]]:
+        """Unaugmented images with annotation, read only if a remedy asks for them."""
+
+        def read() -> list[tuple[Tensor, Any]]:
+            sets = [TaskDataset(self.train_sets[t], self.config.data.size, None) for t in self.tasks_of(stage)]
+            samples = (s[i] for s in sets for i in range(len(s)))
+            return [(images[0], targets) for images, targets in (collate([s]) for s in samples)]
+
+        return read
+
+    def loaders(self, stage: str) -> dict[str, DataLoader[Batch]]:
+        """Loaders of a stage: "augmented", and "plain" for its end."""
+        config, world = self.config, self.accelerator.num_processes
+        workers = config.data.workers if config.data.workers is not None else 2 * (self.device.type == "cuda")
+        found = {}
+        self.datasets[stage] = []
+        for name, augment, side in (("augmented", config.data.augment, None), ("plain", PLAIN, config.data.size)):
+            sets = [
+                TaskDataset(
+                    self.train_sets[t],
+                    config.data.size,
+                    None if self.overfit else augment,
+                    stable_seed(config.seed, name),
+                    side,
+                )
+                for t in self.tasks_of(stage)
+            ]
+            self.datasets[stage] += sets
+            batches = EpochBatches(
+                sum(map(len, sets)),
+                config.optim.batch,
+                stable_seed(config.seed, stage),
+                self.accelerator.process_index,
+                world,
+            )
+            found[name] = make_loader(sets, batches, workers)
+        return found
+
+    def set_epoch(self, stage: str, epoch: int) -> None:
+        """Choose the augmentations of an epoch."""
+        for dataset in self.datasets[stage]:
+            dataset.set_epoch(epoch)
+
+    def evaluate(self, model: OneHead) -> Row:
+        """All metrics on all three sets; undefined ones are None."""
+        scores = self.evaluator.run(model, self.device, self.dtype).scores
+        return {k: None if math.isnan(v) else round(v, 5) for k, v in scores.items()}
+
+    def write_summary(self) -> dict[str, Any]:
+        """Write summary.json: every task's value right after its own stage, at the end, and the drops."""
+        rows = [r for r in self.tracker.rows if "mIoU" in r]
+        content = {
+            "order": list(self.config.order),
+            "seed": self.config.seed,
+            "tasks": drops(rows),
+            "minutes": round(sum(last_seconds(self.tracker.rows).values()) / 60, 2),
+            "minutes_by_stage": {k: round(v / 60, 2) for k, v in last_seconds(self.tracker.rows).items()},
+            "device": str(self.device),
+            "dtype": str(self.dtype),
+            **provenance(),
+        }
+        write_text(self.folder / "summary.json", json.dumps(content, indent=2) + "\n")
+        return content
+
+
+def first(task_set: TaskSet, count: int) -> TaskSet:
+    """The first images by name, for the overfit test."""
+    return replace(task_set, split=f"first {count} of {task_set.split}", records=task_set.records[:count])
+
+
+def last_seconds(rows: list[Row]) -> dict[str, float]:
+    """Training time of each stage, in seconds."""
+    return {r["stage"]: r["seconds"] for r in rows}
+
+
+def drops(rows: list[Row]) -> dict[str, dict[str, Any]]:
+    """For each task learnt: value after its own stage, final value, both drops, and whether they are <= 5 %."""
+    table: dict[str, dict[str, Any]] = {}
+    for task, metric in HEADLINE.items():
+        own = [r[metric] for r in rows if r["stage"] in (task, JOINT)]
+        if not own:
+            continue
+        base, final = own[-1] or 0.0, rows[-1][metric] or 0.0
+        relative = (base - final) / base if base else 0.0
+        table[task] = {
+            "metric": metric,
+            "after_own_stage": base,
+            "final": final,
+            "drop_points": round(100 * (base - final), 2),
+            "drop_relative": round(relative, 4),
+            "passed": base - final <= 0.05 and relative <= 0.05,
+        }
+    return table

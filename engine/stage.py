@@ -1,0 +1,248 @@
+"""One stage: from a model and a data set to the stage's checkpoint.
+
+A step: batch -> remedies -> forward -> losses + penalties -> backward -> clip -> optimiser -> averaged weights.
+Everything random in an epoch follows from (seed, stage, epoch), so a run that is killed and resumed ends bit-identical.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from timm.utils import ModelEmaV3
+from torch import nn
+from tqdm import tqdm
+
+from continual import Losses, Step
+from engine.batches import Batch, stable_seed
+from engine.checkpoint import model_content, provenance, save
+from engine.config import OptimConfig, to_dict
+from engine.errors import UserError
+from engine.run import Run
+from models.criterion import Criterion
+from models.denoising import denoising_boxes
+from models.onehead import OneHead
+
+
+def parameter_groups(model: OneHead, config: OptimConfig, lr: float) -> list[dict[str, Any]]:
+    """Four groups: backbone or not, with weight decay (matrices, filters) or without (all else)."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        groups.setdefault((name.startswith("backbone."), p.ndim > 1), []).append(p)
+    return [
+        {
+            "params": params,
+            "lr": lr * (config.backbone_lr if backbone else 1.0),
+            "weight_decay": config.weight_decay if matrix else 0.0,
+        }
+        for (backbone, matrix), params in groups.items()
+    ]
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Learning rate of a step as a share of the highest: linear warm-up, then cosine to zero."""
+    rise = max(1, round(steps * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Put batch norms into eval mode: running statistics stay, to the bit, as they are; weights go on learning."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+class StageLoop:
+    """Trains `model` on the tasks of one stage; `resume` is the content of last.pt of this very stage, or None."""
+
+    def __init__(self, run: Run, name: str, model: OneHead, resume: dict[str, Any] | None) -> None:
+        config = run.config
+        self.run, self.name = run, name
+        self.stage = run.begin(name)
+        self.freeze = config.continual.freeze_statistics and bool(self.stage.old)
+        self.epochs = getattr(config.optim.epochs, name)
+        self.criterion = Criterion(config.loss, run.mean_count)
+        self.loaders = run.loaders(name)
+        self.steps = len(self.loaders["augmented"]) * self.epochs
+        self.model = model.to(run.device).to(memory_format=torch.channels_last)
+        self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True)
+        lr = config.optim.lr * (config.optim.later_lr if self.stage.old else 1.0)
+        optimizer = torch.optim.AdamW(parameter_groups(self.model, config.optim, lr), fused=True)
+        self.peak = [g["lr"] for g in optimizer.param_groups]
+        self.epoch, self.seconds = 0, 0.0
+        for remedy in run.remedies.values():
+            remedy.before_stage(self.stage)
+        if resume is not None:
+            self.restore(resume, optimizer)
+        self.wrapped, self.optimizer = run.accelerator.prepare(self.model, optimizer)
+        if resume is not None and run.accelerator.scaler is not None:
+            run.accelerator.scaler.load_state_dict(resume["scaler"])
+
+    def restore(self, content: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        """Take up weights, averages, optimiser and position from last.pt."""
+        self.model.load_state_dict(content["model"])
+        self.ema.module.load_state_dict(content["ema"])
+        optimizer.load_state_dict(content["optimizer"])
+        self.epoch, self.seconds = content["epoch"], content["seconds"]
+
+    def train(self) -> OneHead:
+        """Run the remaining epochs, write the stage's checkpoint and return the averaged model."""
+        run, saved = self.run, time.monotonic()
+        while self.epoch < self.epochs:
+            start = time.monotonic()
+            row = self.train_epoch()
+            self.seconds += time.monotonic() - start
+            self.epoch += 1
+            row["seconds"] = round(self.seconds, 1)
+            if run.is_main:
+                if self.epoch in self.evaluation_epochs():
+                    row.update(run.evaluate(self.ema.module))
+                run.tracker.log(row)
+                if time.monotonic() - saved >= run.config.track.save_seconds and self.epoch < self.epochs:
+                    save(run.folder / "last.pt", self.content())
+                    saved = time.monotonic()
+            run.accelerator.wait_for_everyone()
+        for remedy in run.remedies.values():
+            remedy.after_stage(self.stage)
+        if run.is_main:
+            save(run.folder / f"{self.name}.pt", self.finished())
+            (run.folder / "last.pt").unlink(missing_ok=True)
+        run.accelerator.wait_for_everyone()
+        run.accelerator.free_memory()
+        averaged: OneHead = self.ema.module
+        return averaged
+
+    def evaluation_epochs(self) -> set[int]:
+        """Epochs after which all three sets are evaluated, evenly spread, the last one included."""
+        count = min(self.run.config.track.evals, self.epochs)
+        return {round(self.epochs * (i + 1) / count) for i in range(count)}
+
+    def train_epoch(self) -> dict[str, Any]:
+        """One pass over the images; returns the row for metrics.jsonl."""
+        run = self.run
+        seed = stable_seed(run.config.seed, self.name, self.epoch)
+        set_seed(stable_seed(seed, run.accelerator.process_index))
+        plain = self.epoch >= self.epochs * (1 - run.config.data.plain_end)
+        loader = self.loaders["plain" if plain else "augmented"]
+        run.set_epoch(self.name, self.epoch)
+        loader.batch_sampler.epoch = self.epoch  # type: ignore[union-attr]
+        self.wrapped.train()
+        if self.freeze:
+            freeze_statistics(self.wrapped)
+        sums: dict[str, float] = {}
+        done = self.epoch * len(loader)
+        for i, batch in enumerate(self.bar(loader)):
+            lr = self.set_rate(done + i)
+            for key, value in self.step(batch, done + i).items():
+                sums[key] = sums.get(key, 0.0) + value
+        losses = {k: round(v / len(loader), 5) for k, v in sums.items()}
+        return {"stage": self.name, "epoch": self.epoch + 1, "lr": lr, "loss": losses.pop("loss"), "losses": losses}
+
+    def bar(self, loader: Iterable[Batch]) -> Iterable[Batch]:
+        """A progress bar over all steps of the stage, with its ETA; off where there is no terminal."""
+        off = None if self.run.is_main else True
+        length = len(loader)  # type: ignore[arg-type]
+        bar = tqdm(
+            loader,
+            desc=f"{self.name} {self.epoch + 1}/{self.epochs}",
+            total=self.steps,
+            initial=self.epoch * length,
+            disable=off,
+            leave=False,
+            unit="step",
+        )
+        self.progress = bar
+        return bar
+
+    def set_rate(self, step: int) -> float:
+        """Set the learning rates of a step and return the first."""
+        factor = rate(step, self.steps, self.run.config.optim.warmup)
+        for group, peak in zip(self.optimizer.param_groups, self.peak):
+            group["lr"] = peak * factor
+        return self.peak[0] * factor
+
+    def step(self, batch: Batch, number: int) -> dict[str, float]:
+        """One optimiser step; returns its loss terms."""
+        accelerator = self.run.accelerator
+        images, targets = batch
+        images = images.to(self.run.device, memory_format=torch.channels_last, non_blocking=True)
+        step = Step(images, targets.to(self.run.device))
+        with accelerator.autocast():
+            for remedy in self.run.remedies.values():
+                remedy.before_step(step)
+        losses = self.losses(step)
+        total = torch.stack(list(losses.values())).sum()
+        values = {k: float(v.detach()) for k, v in losses.items()}
+        self.check(values, number)
+        accelerator.backward(total)
+        accelerator.clip_grad_norm_(self.wrapped.parameters(), self.run.config.optim.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.model, step=number)
+        self.progress.set_postfix(loss=f"{sum(values.values()):.3f}", lr=f"{self.optimizer.param_groups[0]['lr']:.1e}")
+        return {"loss": sum(values.values()), **values}
+
+    def losses(self, step: Step) -> Losses:
+        """Forward pass, criterion and penalties."""
+        config = self.run.config.loss
+        boxes, match, groups = None, None, 0
+        if "det" in self.stage.tasks:
+            groups = config.groups
+            if config.denoise:
+                boxes, match = denoising_boxes(step.targets, self.model.config.queries, config.denoise)
+        try:
+            outputs = self.wrapped(step.images, step.queries, groups, boxes)
+            losses = self.criterion(outputs, step.targets, match)
+        except FloatingPointError as error:
+            self.stop(str(error))
+        for remedy in self.run.remedies.values():
+            losses.update(remedy.penalty(step, outputs))
+        return losses
+
+    def check(self, values: dict[str, float], number: int) -> None:
+        """Stop when a loss is not finite."""
+        for name, value in values.items():
+            if not math.isfinite(value):
+                self.stop(f"loss {name!r} is {value} at step {number}")
+
+    def stop(self, reason: str) -> None:
+        """Raise UserError that says where the training broke and what is left."""
+        raise UserError(
+            f"stage {self.name}, epoch {self.epoch + 1}: {reason}. The checkpoints in {self.run.folder} are the "
+            "last good ones; lower optim.lr or set --precision fp32, then --resume"
+        )
+
+    def common(self) -> dict[str, Any]:
+        """What both kinds of checkpoint hold."""
+        run = self.run
+        return {
+            "stage": self.name,
+            "old": list(self.stage.old),
+            "config": to_dict(run.config),
+            "rows": run.tracker.rows,
+            "seconds": self.seconds,
+            "remedies": {k: r.state_dict() for k, r in run.remedies.items()},
+            "provenance": provenance(),
+        }
+
+    def content(self) -> dict[str, Any]:
+        """Content of last.pt: all that a resumed run needs."""
+        scaler = self.run.accelerator.scaler
+        return {
+            **model_content(self.model),
+            "ema": self.ema.module.state_dict(),
+            "epoch": self.epoch,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            **self.common(),
+        }
+
+    def finished(self) -> dict[str, Any]:
+        """Content of the stage's checkpoint: the averaged weights, which everything later uses."""
+        return {**model_content(self.ema.module), **self.common()}

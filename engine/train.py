@@ -1,0 +1,172 @@
+"""Command line of training: one stage, or all in order.
+
+    python -m engine.train --stage all --data.root data
+    python -m engine.train --stage det --config configs/real.yaml --optim.lr 5e-4
+    python -m engine.train --stage all --name mine --resume      # go on where a killed run stopped
+
+Where a stage's weights come from, the first that exists:
+    1. last.pt of this run, if it was interrupted (with --resume)
+    2. --init, for the first stage of the run
+    3. the previous stage's checkpoint of this run
+    4. nothing: random weights, and it says so
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate.utils import set_seed
+
+from engine.checkpoint import build_model, load, load_model, load_weights
+from engine.config import Config, build_parser, to_config, to_dict
+from engine.device import keep_freed_memory
+from engine.errors import UserError, run_cli
+from engine.plots import plot_forgetting
+from engine.run import HEADLINE, JOINT, Run
+from engine.stage import StageLoop
+from engine.tracking import write_text
+from models.onehead import OneHead, count_parameters
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and train."""
+    parser = build_parser("python -m engine.train", "Train OneHead: segmentation, detection, classification in turn.")
+    parser.add_argument("--stage", choices=["all", "seg", "det", "cls", JOINT], default="all", help="what to train")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
+    parser.add_argument(
+        "--overfit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="self-test: learn the first N images of each set by heart, all tasks at once",
+    )
+    parsed = parser.parse_args(argv)
+    keep_freed_memory()
+    train(to_config(parser, parsed), JOINT if parsed.overfit else parsed.stage, parsed.resume, parsed.overfit)
+    return 0
+
+
+def train(config: Config, stage: str = "all", resume: bool = False, overfit: int = 0) -> dict[str, Any]:
+    """Train the stages asked for and return the run's summary. Raises UserError and DataError."""
+    folder = Path(config.runs) / config.name
+    stages = list(config.order) if stage == "all" else [stage]
+    done = [s for s in stages if (folder / f"{s}.pt").is_file()]
+    unfinished = load(folder / "last.pt") if (folder / "last.pt").is_file() else None
+    check_start(config, folder, stages, done, unfinished, resume)
+    run = Run(config, overfit)
+    rows = latest_rows(config, folder, unfinished)
+    run.track(rows, to_dict(config))
+    if run.is_main:
+        write_text(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
+    for name in stages:
+        if name in done:
+            run.say(f"stage {name}: done before, {folder / name}.pt")
+            continue
+        train_stage(run, name, unfinished if unfinished and unfinished["stage"] == name else None)
+    if not run.is_main:
+        return {}
+    summary = run.write_summary()
+    plot_forgetting(run.tracker.rows, folder / "forgetting.png")
+    run.tracker.close()
+    print_table(summary, run)
+    return summary
+
+
+def check_start(
+    config: Config,
+    folder: Path,
+    stages: Sequence[str],
+    done: Sequence[str],
+    unfinished: dict[str, Any] | None,
+    resume: bool,
+) -> None:
+    """Refuse to overwrite a run, and to start a stage whose predecessor is missing."""
+    if not resume and (done or unfinished):
+        what = "an interrupted stage" if unfinished else f"finished stages ({', '.join(done)})"
+        raise UserError(f"{folder} already holds {what}: add --resume to go on, or give another --name")
+    first = next((s for s in stages if s not in done), None)
+    order = list(config.order)
+    if first in order and order.index(first) > 0:  # type: ignore[arg-type]
+        before = order[order.index(first) - 1]  # type: ignore[arg-type]
+        if before not in stages and not (folder / f"{before}.pt").is_file():
+            raise UserError(
+                f"stage {first} starts from {folder / before}.pt, which is missing: run "
+                f"`python -m engine.train --stage {before} --name {config.name}` first"
+            )
+    if unfinished and unfinished["stage"] not in stages:
+        raise UserError(
+            f"{folder}/last.pt is of stage {unfinished['stage']}: finish that one with "
+            f"`--stage {unfinished['stage']} --resume`, or delete the file"
+        )
+
+
+def latest_rows(config: Config, folder: Path, unfinished: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Figures of the epochs already done, from the newest checkpoint."""
+    if unfinished:
+        return list(unfinished["rows"])
+    for stage in reversed([*config.order, JOINT]):
+        if (folder / f"{stage}.pt").is_file():
+            return list(load(folder / f"{stage}.pt")["rows"])
+    return []
+
+
+def train_stage(run: Run, name: str, unfinished: dict[str, Any] | None) -> None:
+    """Find the stage's start, restore remedies, train."""
+    model, state = start_model(run, name, unfinished)
+    for key, remedy in run.remedies.items():
+        if key in state:
+            remedy.load_state_dict(state[key])
+    run.say(f"stage {name}: {count_parameters(model) / 1e6:.2f} M parameters, {run.device}, {run.dtype or 'float32'}")
+    StageLoop(run, name, model, unfinished).train()
+    last = run.tracker.rows[-1]
+    shown = ", ".join(f"{m} {last[m]:.3f}" for m in ("mIoU", "mAP", "AP50", "Top-1") if last.get(m) is not None)
+    run.say(f"stage {name}: {last['seconds'] / 60:.1f} min, {shown}")
+
+
+def start_model(run: Run, name: str, unfinished: dict[str, Any] | None) -> tuple[OneHead, dict[str, Any]]:
+    """The model that a stage starts from and the remedies' state, by the precedence at the top of this file."""
+    config, before = run.config, run.previous(name)
+    if unfinished:
+        run.say(f"stage {name}: resumed after epoch {unfinished['epoch']}")
+        return build_model(unfinished, str(run.folder / "last.pt")), unfinished["remedies"]
+    if before:
+        path = run.folder / f"{before}.pt"
+        run.say(f"stage {name}: starts from {path}")
+        return load_model(path), load(path)["remedies"]
+    set_seed(config.seed)
+    try:
+        model = OneHead(config.model, run.classes, config.data.size)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if config.init:
+        fresh = load_weights(model, config.init)
+        run.say(f"stage {name}: starts from {config.init}; new: {', '.join(fresh) or 'nothing'}")
+    else:
+        run.say(f"stage {name}: starts from random weights (no --init)")
+    return model, {}
+
+
+def print_table(summary: dict[str, Any], run: Run) -> None:
+    """One line a task: value after its own stage, at the end, drop, verdict."""
+    run.say(f"\n{'task':<6}{'metric':<8}{'own stage':>10}{'final':>9}{'drop':>8}{'relative':>10}  within 5 %")
+    for task in HEADLINE:
+        if task in summary["tasks"]:
+            t = summary["tasks"][task]
+            run.say(
+                f"{task:<6}{t['metric']:<8}{t['after_own_stage']:>10.4f}{t['final']:>9.4f}"
+                f"{t['drop_points']:>8.2f}{100 * t['drop_relative']:>9.1f}%  {'yes' if t['passed'] else 'NO'}"
+            )
+    last = next((r for r in reversed(run.tracker.rows) if "AP50" in r), None)
+    if last is not None:
+        run.say(f"AP50 at the end: {last['AP50']:.4f}")
+    run.say(f"{summary['minutes']:.1f} minutes of training; figures and plots in {run.folder}")
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    sys.exit(run_cli(main))

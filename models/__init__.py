@@ -1,0 +1,1 @@
+"""The network, its matcher and its criterion."""

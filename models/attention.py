@@ -1,0 +1,158 @@
+"""One decoder layer: tokens look at each other, at the whole image, and at sampled points around their box.
+
+Shape suffixes: B batch, T tokens, M memory tokens, D width, H heads, E = D / H, L levels, P points, G groups.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LAYER_SCALE = 0.1
+"""Start of the residual scales: an untrained decoder passes its input tokens through (CaiT, arXiv 2103.17239)."""
+
+
+def box_encoding(boxes: Tensor, dim: int) -> Tensor:
+    """Sine encoding (..., dim) of boxes (..., 4); `dim` is a multiple of 8. Not learnt.
+
+    Every token has a box (an object query its reference, a memory token its cell, a class query the whole image),
+    so one encoding serves all. Source: DAB-DETR, arXiv 2201.12329, section 4.2.
+    """
+    bands = dim // 8
+    frequency = 2 * math.pi * torch.logspace(-1, 4, bands, base=2.0, device=boxes.device)
+    angle = boxes.float()[..., None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention among the tokens of one group."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qk = nn.Linear(dim, 2 * dim)
+        self.v = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x_BTD: Tensor, pos_BTD: Tensor, groups: int) -> Tensor:
+        """Return (B, T, D); with `groups` > 1 the tokens are G runs of T / G that do not see each other."""
+        shape = x_BTD.shape
+        x, pos = x_BTD.reshape(shape[0] * groups, -1, shape[2]), pos_BTD.reshape(shape[0] * groups, -1, shape[2])
+        q, k = self.qk(x + pos).chunk(2, dim=-1)
+        q, k, v = (split_heads(t, self.heads) for t in (q, k, self.v(x)))
+        out: Tensor = self.out(join_heads(attend(q, k, v)))
+        return out.reshape(shape)
+
+
+class CrossAttention(nn.Module):
+    """Reads the image in two ways at once: all memory tokens, and a few points around the token's own box.
+
+    The points fall on all three levels, down to stride 8, so that small objects are seen at their own resolution.
+    Source: Deformable DETR, arXiv 2010.04159, section 4.1, without its value projection: the neck's maps are the values.
+    """
+
+    def __init__(self, dim: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.weights = nn.Linear(dim, heads * levels * points)
+        self.out = nn.Linear(2 * dim, dim)
+        self._start_on_a_ring()
+
+    def _start_on_a_ring(self) -> None:
+        """Heads start in different directions, points at growing distance, up to the box's edge."""
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        ring = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        radius = torch.arange(self.points) / max(1, self.points - 1)
+        grid = ring[:, None, None] * radius[None, None, :, None]
+        with torch.no_grad():
+            self.offsets.bias.copy_(grid.expand(self.heads, self.levels, self.points, 2).flatten())
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        pos_BTD: Tensor,
+        box_BT4: Tensor,
+        memory_BMD: Tensor,
+        memory_pos_MD: Tensor,
+        maps: list[Tensor],
+    ) -> Tensor:
+        """Return (B, T, D); `maps` are the levels as (B, D, H, W) float32."""
+        query = x_BTD + pos_BTD
+        weight_k, weight_v = self.kv.weight.chunk(2)
+        bias_k, bias_v = self.kv.bias.chunk(2)
+        k = F.linear(memory_BMD + memory_pos_MD, weight_k, bias_k)
+        v = F.linear(memory_BMD, weight_v, bias_v)
+        q, k, v = (split_heads(t, self.heads) for t in (self.q(query), k, v))
+        everywhere = join_heads(attend(q, k, v))
+        nearby = self.sample(query, box_BT4, maps).to(everywhere.dtype)
+        out: Tensor = self.out(torch.cat([everywhere, nearby], dim=-1))
+        return out
+
+    def sample(self, query_BTD: Tensor, box_BT4: Tensor, maps: list[Tensor]) -> Tensor:
+        """Weighted mean (B, T, D) of the maps at learnt points around each token's box, in float32."""
+        B, T, D = query_BTD.shape
+        H, L, P = self.heads, self.levels, self.points
+        offset = self.offsets(query_BTD).float().view(B, T, H, L, P, 2)
+        weight = self.weights(query_BTD).float().view(B, T, H, L * P).softmax(-1).view(B, T, H, L, P)
+        centre, half = box_BT4[..., :2], box_BT4[..., 2:] / 2
+        point = centre[:, :, None, None, None] + offset * half[:, :, None, None, None]
+        grid = (2 * point - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B*H, T, P, 2)
+        weight = weight.permute(3, 0, 2, 1, 4).flatten(1, 2)  # (L, B*H, T, P)
+        total = query_BTD.new_zeros(B * H, D // H, T, dtype=torch.float32)
+        for level, values in enumerate(maps):
+            per_head = values.reshape(B * H, D // H, *values.shape[-2:])
+            found = F.grid_sample(per_head, grid[level], padding_mode="zeros", align_corners=False)
+            total = total + (found * weight[level][:, None]).sum(-1)
+        return total.view(B, D, T).transpose(1, 2)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention, feed-forward; pre-norm with small residual scales."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.scales = nn.ParameterList(nn.Parameter(torch.full((dim,), LAYER_SCALE)) for _ in range(3))
+        self.self_attention = SelfAttention(dim, heads)
+        self.cross_attention = CrossAttention(dim, heads, levels, points)
+        self.feed_forward = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        box_BT4: Tensor,
+        memory_BMD: Tensor,
+        memory_pos_MD: Tensor,
+        maps: list[Tensor],
+        groups: int = 1,
+    ) -> Tensor:
+        """Return tokens (B, T, D) after one round of looking around; boxes are only read."""
+        pos = box_encoding(box_BT4, x_BTD.shape[-1])
+        x = x_BTD + self.scales[0] * self.self_attention(self.norms[0](x_BTD), pos, groups)
+        x = x + self.scales[1] * self.cross_attention(self.norms[1](x), pos, box_BT4, memory_BMD, memory_pos_MD, maps)
+        return x + self.scales[2] * self.feed_forward(self.norms[2](x))
+
+
+def attend(q_BHTE: Tensor, k_BHME: Tensor, v_BHME: Tensor) -> Tensor:
+    """Softmax attention (B, H, T, E), written out: the fused CPU kernel is twice as slow at these sizes."""
+    weights = (q_BHTE * q_BHTE.shape[-1] ** -0.5 @ k_BHME.transpose(-1, -2)).softmax(-1)
+    return weights.to(v_BHME.dtype) @ v_BHME
+
+
+def split_heads(x_BTD: Tensor, heads: int) -> Tensor:
+    """(B, T, D) -> (B, H, T, E)."""
+    return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(x_BHTE: Tensor) -> Tensor:
+    """(B, H, T, E) -> (B, T, D)."""
+    return x_BHTE.transpose(1, 2).flatten(-2)

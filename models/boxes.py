@@ -1,0 +1,43 @@
+"""Box arithmetic shared by head, matcher and criterion. Boxes are cx cy w h, as fractions of the image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+MAX_LOG_SCALE = 3.0
+"""Bound of the size step of one refinement, so that exp() cannot overflow (e^3 = 20 times the reference)."""
+
+
+def to_xyxy(boxes: Tensor) -> Tensor:
+    """Convert (..., 4) cx cy w h to x1 y1 x2 y2."""
+    return box_convert(boxes, "cxcywh", "xyxy")
+
+
+def refine(delta: Tensor, reference: Tensor) -> Tensor:
+    """Apply predicted steps (..., 4) to reference boxes (..., 4).
+
+    Centres move in units of the reference size and sizes change by a factor, so one projection serves large and
+    small references alike. Source: R-CNN (arXiv 1311.2524), appendix C.
+    """
+    centre, size = reference[..., :2], reference[..., 2:]
+    step, log_scale = delta[..., :2], delta[..., 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE)
+    return torch.cat([centre + step * size, size * log_scale.exp()], dim=-1)
+
+
+def grid_references(height: int, width: int, scale: float, device: torch.device) -> Tensor:
+    """Reference boxes (height * width, 4), one per cell of a feature map, `scale` cells wide and high."""
+    y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+    x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+    cy, cx = torch.meshgrid(y, x, indexing="ij")
+    size = torch.tensor([scale / width, scale / height], device=device).expand(height, width, 2)
+    return torch.cat([cx[..., None], cy[..., None], size], dim=-1).reshape(-1, 4)
+
+
+def pair_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU (n,) of boxes a (n, 4) and b (n, 4), pair by pair; 0 where a box has no area."""
+    a, b = to_xyxy(a), to_xyxy(b)
+    inter = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
+    union = (a[:, 2:] - a[:, :2]).prod(-1) + (b[:, 2:] - b[:, :2]).prod(-1) - inter
+    return inter / union.clamp(min=1e-9)

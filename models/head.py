@@ -1,0 +1,214 @@
+"""The one head: three decoder layers over every query, and one projection that reads any token.
+
+Shape suffixes: B batch, N object queries, K segmentation classes, M memory tokens, T tokens, D width, G groups.
+
+    tokens = [class token | N object queries | K class queries]  -> decoder layers -> projection
+    projection row blocks: box 4 | conf 1 | C_det | C_cls | mask embedding D
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.attention import DecoderLayer, box_encoding
+from models.boxes import grid_references, refine
+
+CONF_PRIOR = -4.6
+"""Starting bias of `conf`: 1 % of tokens hold an object (focal loss, arXiv 1708.02002, section 4.1)."""
+CELLS_PER_REFERENCE = 4.0
+"""Side of a memory token's reference box, in cells of its level."""
+
+Outputs = dict[str, Any]
+"""Predictions by name; see `QueryHead.forward`."""
+
+
+@dataclass
+class Queries:
+    """Object queries as (where to start, what to start from).
+
+    index: int64 (B, N), memory token that gives the content; boxes: float32 (B, N, 4), reference boxes; groups: the
+    queries are this many runs of equal length that do not see each other.
+    """
+
+    index: Tensor
+    boxes: Tensor
+    groups: int = 1
+
+
+@dataclass
+class Memory:
+    """What the tokens read: memory tokens with their reference boxes, and all levels as maps for sampling."""
+
+    tokens_BMD: Tensor
+    boxes_M4: Tensor
+    encoding_MD: Tensor
+    maps: list[Tensor]
+
+
+class QueryHead(nn.Module):
+    """Decoder layers and one projection; nothing else is learnt but the class queries' starting values."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        layers: int,
+        points: int,
+        queries: int,
+        levels: int,
+        num_det: int,
+        num_seg: int,
+        num_cls: int,
+    ) -> None:
+        super().__init__()
+        if layers not in (2, 3):
+            raise ValueError(f"a head has 2 or 3 layers, not {layers}: set model.layers to 2 or 3")
+        self.num_queries = queries
+        self.layers = nn.ModuleList(DecoderLayer(dim, heads, hidden, levels, points) for _ in range(layers))
+        self.class_queries = nn.Parameter(torch.randn(num_seg, dim))
+        self.rows = dict(zip(("box", "conf", "det", "cls", "mask"), (4, 1, num_det, num_cls, dim)))
+        self.projection = nn.Linear(dim, sum(self.rows.values()))
+        self._init_projection()
+
+    def _init_projection(self) -> None:
+        nn.init.normal_(self.projection.weight, std=0.01)
+        nn.init.zeros_(self.projection.bias)
+        with torch.no_grad():
+            self.projection.bias[4] = CONF_PRIOR
+            nn.init.orthogonal_(self.projection.weight[-self.rows["mask"] :])
+
+    def project(self, tokens: Tensor, *names: str) -> tuple[Tensor, ...]:
+        """Read the named blocks of the projection, which lie side by side, from tokens (..., D)."""
+        blocks = list(self.rows)
+        start = sum(self.rows[b] for b in blocks[: blocks.index(names[0])])
+        sizes = [self.rows[n] for n in names]
+        rows = slice(start, start + sum(sizes))
+        tokens = F.layer_norm(tokens, tokens.shape[-1:])
+        return F.linear(tokens, self.projection.weight[rows], self.projection.bias[rows]).split(sizes, dim=-1)
+
+    def read_objects(self, tokens: Tensor, references: Tensor) -> Outputs:
+        """Object predictions of tokens (B, N, D) relative to boxes (B, N, 4) or (N, 4)."""
+        delta, conf, logits = self.project(tokens, "box", "conf", "det")
+        return {"pred_boxes": refine(delta.float(), references), "pred_conf": conf[..., 0], "pred_logits": logits}
+
+    def read_masks(self, tokens_BKD: Tensor, pix_BDHW: Tensor) -> Tensor:
+        """Segmentation logits (B, K, H, W): mask embeddings times pixel features."""
+        (embedding,) = self.project(tokens_BKD, "mask")
+        return torch.einsum("bkd,bdhw->bkhw", embedding * embedding.shape[-1] ** -0.5, pix_BDHW)
+
+    def read_class(self, token_BD: Tensor) -> Tensor:
+        """Image logits (B, C_cls)."""
+        return self.project(token_BD, "cls")[0]
+
+    def memorise(self, maps: list[Tensor]) -> Memory:
+        """Flatten all levels but the finest into memory tokens (B, M, D)."""
+        coarse = maps[1:]
+        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in coarse], dim=1)
+        boxes = torch.cat([grid_references(m.shape[2], m.shape[3], CELLS_PER_REFERENCE, m.device) for m in coarse])
+        encoding = box_encoding(boxes, tokens.shape[-1])
+        return Memory(tokens, boxes, encoding, [m.float().contiguous() for m in maps])
+
+    def select(self, dense: Outputs) -> Queries:
+        """The memory tokens of highest confidence become the object queries (RT-DETR, arXiv 2304.08069, 4.3)."""
+        scores: Tensor = dense["pred_conf"]
+        index = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
+        return Queries(index, pick(dense["pred_boxes"], index).detach())
+
+    def extra_queries(self, dense: Outputs, memory: Memory, groups: int, denoise: Tensor | None) -> Queries | None:
+        """Training-only queries: `groups` runs that share out a wider selection, then the denoising boxes.
+
+        Group matching gives each object several matched queries (Group DETR, arXiv 2207.13085); denoising queries start
+        from noised annotated boxes (DN-DETR, arXiv 2203.01305), their content from the memory token nearest to the box.
+        """
+        index, boxes, n = [], [], self.num_queries
+        if groups:
+            wide = dense["pred_conf"].topk(groups * n, dim=1).indices
+            index.append(wide.unflatten(1, (n, groups)).transpose(1, 2).flatten(1))
+            boxes.append(pick(dense["pred_boxes"], index[0]).detach())
+        if denoise is not None:
+            index.append(nearest_tokens(denoise, memory.boxes_M4))
+            boxes.append(denoise)
+        if not index:
+            return None
+        return Queries(torch.cat(index, dim=1), torch.cat(boxes, dim=1), sum(i.shape[1] for i in index) // n)
+
+    def forward(
+        self, maps: list[Tensor], queries: Queries | None = None, groups: int = 0, denoise: Tensor | None = None
+    ) -> Outputs:
+        """All three outputs from pyramid maps (B, D, H_i, W_i) at strides 8, 16, 32.
+
+        Args:
+            maps: the neck's output, finest first.
+            queries: object queries to use instead of the head's own selection (a student on its teacher's selection).
+            groups: additional runs of N object queries for one-to-many matching, in training.
+            denoise: noised boxes (B, R * N, 4) as R further runs, in training. Nothing deployed sees either.
+
+        Returns a dict: pred_logits (B, N, C_det), pred_conf (B, N), pred_boxes (B, N, 4), pred_masks (B, K, H/8, W/8),
+        pred_class (B, C_cls) of the last layer; "aux_outputs": the same for the earlier layers and, first, for the
+        tokens before any layer; "dense": object predictions of all M memory tokens with their "references" (M, 4), "queries": the selection;
+        "extra_outputs": object predictions of the training-only runs per layer, if there are any.
+        """
+        memory = self.memorise(maps)
+        dense = {**self.read_objects(memory.tokens_BMD, memory.boxes_M4), "references": memory.boxes_M4}
+        queries = queries or self.select(dense)
+        pooled = memory.tokens_BMD.mean(1)
+        start = {"pred_masks": self.read_masks(self.expand(maps[0]), maps[0]), "pred_class": self.read_class(pooled)}
+        outputs = self.decode(pooled, queries, memory, maps[0])
+        result = {**outputs[-1], "aux_outputs": [start, *outputs[:-1]], "dense": dense, "queries": queries}
+        extra = self.extra_queries(dense, memory, groups, denoise)
+        if extra is not None:
+            result["extra_outputs"] = self.decode_extra(extra, memory)
+        return result
+
+    def expand(self, like: Tensor) -> Tensor:
+        """The class queries (K, D) for every image of the batch, in the type of `like`."""
+        return self.class_queries.to(like.dtype).expand(len(like), -1, -1)
+
+    def decode(self, pooled_BD: Tensor, queries: Queries, memory: Memory, pix_BDHW: Tensor) -> list[Outputs]:
+        """Run the deployed tokens through the layers; predictions after each."""
+        objects = pick(memory.tokens_BMD, queries.index)
+        x = torch.cat([pooled_BD[:, None], objects, self.expand(pix_BDHW)], dim=1)
+        n = objects.shape[1]
+        image = x.new_tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float32).expand(len(x), x.shape[1] - n, 4)
+        boxes, outputs = queries.boxes, []
+        for layer in self.layers:
+            box = torch.cat([image[:, :1], boxes, image[:, 1:]], dim=1)
+            x = layer(x, box, memory.tokens_BMD, memory.encoding_MD, memory.maps)
+            found = self.read_objects(x[:, 1 : n + 1], boxes)
+            outputs.append(
+                {
+                    **found,
+                    "pred_class": self.read_class(x[:, 0]),
+                    "pred_masks": self.read_masks(x[:, n + 1 :], pix_BDHW),
+                }
+            )
+            boxes = found["pred_boxes"].detach()
+        return outputs
+
+    def decode_extra(self, queries: Queries, memory: Memory) -> list[Outputs]:
+        """Run training-only object queries through the same layers, apart from everything deployed."""
+        x, boxes, outputs = pick(memory.tokens_BMD, queries.index), queries.boxes, []
+        for layer in self.layers:
+            x = layer(x, boxes, memory.tokens_BMD, memory.encoding_MD, memory.maps, queries.groups)
+            outputs.append(self.read_objects(x, boxes))
+            boxes = outputs[-1]["pred_boxes"].detach()
+        return outputs
+
+
+def pick(values_BMX: Tensor, index_BN: Tensor) -> Tensor:
+    """Gather rows (B, N, X) of (B, M, X)."""
+    return values_BMX.gather(1, index_BN[..., None].expand(-1, -1, values_BMX.shape[-1]))
+
+
+def nearest_tokens(boxes_BN4: Tensor, references_M4: Tensor) -> Tensor:
+    """Memory token (B, N) whose reference box is nearest in place and size to each box."""
+    box, ref = boxes_BN4[:, :, None], references_M4[None, None]
+    shift = ((box[..., :2] - ref[..., :2]) / ref[..., 2:]).abs().sum(-1)
+    zoom = (box[..., 2:].clamp(min=1e-4) / ref[..., 2:]).log().sum(-1).abs()
+    return (shift + zoom / 2).argmin(-1)

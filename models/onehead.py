@@ -1,0 +1,93 @@
+"""OneHead: backbone, neck, head. One forward pass gives boxes, masks and the image label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.backbones import BACKBONES
+from models.head import Outputs, Queries, QueryHead
+from models.neck import FPN
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the network."""
+
+    backbone: str = "fast_scnn"
+    """Name in models.backbones.BACKBONES."""
+    dim: int = 192
+    """Width D of neck, tokens and pixel features; a multiple of 8 and of `heads`."""
+    heads: int = 6
+    """Attention heads a layer."""
+    hidden: int = 768
+    """Width of the feed-forward part of a layer."""
+    layers: int = 3
+    """Decoder layers: 2 or 3."""
+    points: int = 4
+    """Sampled points per head and level around a token's box."""
+    queries: int = 60
+    """Object queries, so at most this many boxes an image."""
+
+
+class OneHead(nn.Module):
+    """The whole network.
+
+    Args:
+        config: its shape.
+        classes: class names by task, keys "det", "seg" (background first) and "cls"; index = label.
+        input_size: side S of the square input it is deployed at, a multiple of 32.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig, classes: Mapping[str, Sequence[str]], input_size: int = 512) -> None:
+        super().__init__()
+        if config.backbone not in BACKBONES:
+            raise ValueError(f"unknown backbone {config.backbone!r}: choose one of {', '.join(sorted(BACKBONES))}")
+        if config.dim % 8 or config.dim % config.heads:
+            raise ValueError(f"model.dim {config.dim} must be a multiple of 8 and of model.heads {config.heads}")
+        self.config = config
+        self.classes = {task: tuple(names) for task, names in classes.items()}
+        self.input_size = input_size
+        self.backbone = BACKBONES[config.backbone]()
+        channels = self.backbone.channels
+        self.neck = FPN(channels, config.dim)
+        self.head = QueryHead(
+            config.dim,
+            config.heads,
+            config.hidden,
+            config.layers,
+            config.points,
+            config.queries,
+            len(channels),
+            *(len(self.classes[task]) for task in ("det", "seg", "cls")),
+        )
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W), 0..1, sides multiples of 32 -> maps (B, D, H/8, W/8), /16, /32."""
+        if images.shape[-1] % 32 or images.shape[-2] % 32:
+            raise ValueError(f"image sides must be multiples of 32, not {tuple(images.shape[-2:])}: resize or pad")
+        maps: list[Tensor] = self.neck(self.backbone((images - self.mean) / self.std))
+        return maps
+
+    def forward(
+        self, images: Tensor, queries: Queries | None = None, groups: int = 0, denoise: Tensor | None = None
+    ) -> Outputs:
+        """All outputs for images (B, 3, H, W) in 0..1; arguments and the dict are described at `QueryHead.forward`."""
+        outputs: Outputs = self.head(self.features(images), queries, groups, denoise)
+        return outputs
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, trainable or not."""
+    return sum(p.numel() for p in module.parameters())
