@@ -31,10 +31,10 @@ types: install
 	$(BIN)/mypy data models continual engine eval.py scripts
 
 test: lint types
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: lint types
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf .venv runs/quickstart data/synthetic .mypy_cache .ruff_cache .pytest_cache

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.catalog import load_set, summary
-from data.errors import DataError
+from data.errors import DataError, SetNotFound
 from data.types import Task, TaskSet
 from engine.checkpoint import load_model
 from engine.device import pick_device
@@ -79,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for task in tasks:
         try:
             task_set = load_set(args.data_root, task, args.split, model.classes[task])
-            required.add(task)  # a set that is there must not be passed over, should it turn out to be broken
             results[task] = task_set, score(model, task_set, args.batch_size, device)
         except DataError as error:
+            if not isinstance(error, SetNotFound):
+                required.add(task)  # a set that is there but broken must not be passed over
             print(f"error: {NAMES[task]} is not evaluated: {error}", file=sys.stderr)
     for task_set, tally in results.values():
         print_classes(task_set, tally, args.confusion)

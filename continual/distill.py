@@ -1,7 +1,7 @@
 """Distillation from the previous stage: the old outputs, on whatever images the new stage shows.
 
-Sources: Learning without Forgetting, arXiv 1606.09282; selecting queries as the teacher does instead of matching student
-and teacher queries, arXiv 2508.11339. Dense outputs are compared position by position; decoder outputs with the
+Sources: Learning without Forgetting, arXiv 1606.09282; selecting queries as the teacher does instead of matching
+student and teacher queries, arXiv 2508.11339. Dense outputs are compared position by position; decoder outputs with the
 student run on the teacher's selection and reference boxes, since query i of two free selections are two things.
 """
 

@@ -24,13 +24,21 @@ class Replay(Remedy):
     def __init__(self, size: int, per_step: int) -> None:
         if not 0 < size <= MOST:
             raise ValueError(f"continual.replay is {size}: a buffer holds 1 to {MOST} images a task")
+        if per_step < 1:
+            raise ValueError(f"continual.replay_step is {per_step}: show at least 1, or set continual.replay to 0")
         self.size, self.per_step = size, per_step
         self.buffer: list[tuple[Tensor, Targets]] = []
         self.active = False
 
     def before_stage(self, stage: Stage) -> None:
-        """Replay as soon as something is kept."""
-        self.active = bool(stage.old and self.buffer)
+        """Replay from the second stage on; raise ValueError if nothing is kept of an old task."""
+        missing = set(stage.old) - {annotated(t) for _, t in self.buffer}
+        if missing:
+            raise ValueError(
+                f"replay kept no image of {', '.join(sorted(missing))}: train that stage with continual.replay above 0 "
+                "too, or set it to 0"
+            )
+        self.active = bool(stage.old)
 
     def before_step(self, step: Step) -> None:
         """Append kept images and their annotations to the batch."""

@@ -125,7 +125,7 @@ def _category_names(categories: list[dict[str, Any]]) -> dict[str, str]:
 
     def by_id(entry: dict[str, Any]) -> tuple[int, int, str]:
         text = str(entry["id"])
-        return (0, int(text), "") if text.lstrip("-").isdecimal() else (1, 0, text)
+        return (0, int(text), "") if text.removeprefix("-").isdecimal() else (1, 0, text)
 
     names = {}
     for entry in sorted(categories, key=by_id):

@@ -68,7 +68,8 @@ class TaskDataset(Dataset[Sample]):
 
     def preload(self) -> None:
         """Decode every image now, with a progress bar; call it before workers start, to share the memory."""
-        bar = tqdm(range(len(self)), desc=f"reading {self.task_set.task} {self.task_set.split}", leave=False)
+        name = f"reading {self.task_set.task} {self.task_set.split}"
+        bar = tqdm(range(len(self)), desc=name, leave=False, disable=None)
         for index in bar:
             if self._pictures[index] is None:
                 self._pictures[index] = self._load(index)

@@ -1,5 +1,9 @@
-"""The one error of the data room."""
+"""The errors of the data room."""
 
 
 class DataError(ValueError):
     """Something on disk or on the network is not as it must be; the message names file, value and remedy."""
+
+
+class SetNotFound(DataError):
+    """There is no set of a task at all, as opposed to one that is there and broken."""

@@ -245,7 +245,7 @@ def _lonely(what: str, stems: AbstractSet[str]) -> tuple[str, ...]:
 
 
 def find_cls(tree: Tree, split: str) -> Found | None:
-    """Take the folder that holds most class folders, known class names first."""
+    """Take the folder that holds most class folders: as its name says, then by known class names."""
     best: tuple[tuple[Any, ...], Folder, list[Path]] | None = None
     for folder in tree.folders:
         rank = task_rank(folder.names, "cls")
@@ -254,7 +254,7 @@ def find_cls(tree: Tree, split: str) -> Found | None:
         known = sum(imagenette_name(child.path.name) is not None for child in classes)
         if rank == 3 or not classes or (len(classes) == 1 and not known and rank > 0):
             continue
-        order = (split_rank(folder.names, split), known == 0, rank, -known, -len(classes), folder.names)
+        order = (split_rank(folder.names, split), rank, -known, -len(classes), folder.names)
         if best is None or order < best[0]:
             best = order, folder, [path for child in classes for path in inner[child]]
     if best is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.errors import DataError
+from data.errors import DataError, SetNotFound
 from data.finders import ALL, Documents, find_cls, find_det, find_seg
 from data.tree import SPLIT_WORDS, Found, Tree, listing, scan, split_of, words
 from data.types import Task
@@ -58,8 +58,9 @@ def _missing(tree: Tree, task: Task, wanted: str | None, others: list[str], docu
     there = tree.folders[0]
     entries = listing([f"{name}/" for name in there.folders] + list(there.files), 8) or "nothing"
     also = f"; other splits found: {', '.join(others)}" if others else ""
+    kind = DataError if documents.errors else SetNotFound
     unfit = f" ({next(iter(documents.errors.values()))})" if documents.errors else ""
-    return DataError(
+    return kind(
         f"{tree.root}: no {which}{_LOOKED_FOR[task]} found below it{unfit}; it holds {entries}{also}; "
         "run `python -m data.download --root data` or check --data_root"
     )

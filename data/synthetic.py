@@ -271,7 +271,7 @@ def write_sets(root: Path, settings: Settings) -> bool:
     # Drawn elsewhere and moved, so that an interrupted run leaves no half set behind.
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f"{root.name}.", suffix=".tmp") as temporary:
         jobs = [(name, split) for name in WRITERS for split in SPLITS]
-        for job, (name, split) in enumerate(tqdm(jobs, desc="drawing", unit="split")):
+        for job, (name, split) in enumerate(tqdm(jobs, desc="drawing", unit="split", disable=None)):
             count = settings.train if split == "train" else settings.val
             WRITERS[name](Path(temporary) / name / split, count, settings.size, [settings.seed, job])
         for name in WRITERS:

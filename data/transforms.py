@@ -31,12 +31,18 @@ MIN_SIDE = 2.0
 class Augment:
     """How strongly training images are varied; each field alone can be set to its neutral value."""
 
-    scale: tuple[float, float] = (0.5, 1.5)  # seg, det: zoom of the image, drawn log-uniformly; (1, 1) is off
-    aspect: float = 1.2  # widths over heights change by a factor of up to this, either way; 1 is off
-    crop: float = 0.4  # cls: a crop keeps at least this share of the image's area; 1 is off
-    flip: float = 0.5  # probability of a horizontal flip; 0 is off
-    color: float = 0.4  # brightness, contrast, saturation change by up to this share, hue by an 1/8 of it
-    grey: float = 0.05  # probability of a greyscale image
+    scale: tuple[float, float] = (0.5, 1.5)
+    """Seg, det: zoom of the image, drawn log-uniformly; (1, 1) is off."""
+    aspect: float = 1.2
+    """Widths over heights change by a factor of up to this, either way; 1 is off."""
+    crop: float = 0.4
+    """Cls: a crop keeps at least this share of the image's area; 1 is off."""
+    flip: float = 0.5
+    """Probability of a horizontal flip; 0 is off."""
+    color: float = 0.4
+    """Brightness, contrast, saturation change by up to this share, hue by an 1/8 of it."""
+    grey: float = 0.05
+    """Probability of a greyscale image."""
 
 
 @dataclass(frozen=True)

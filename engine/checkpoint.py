@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,20 +26,23 @@ def save(path: Path, content: dict[str, Any]) -> None:
     Raises UserError naming the file when it cannot be written.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    serialised = io.BytesIO()  # torch, writing to a file itself, hides why the system refused
+    torch.save({"format": FORMAT, **content}, serialised)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
+            file.write(serialised.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except OSError as error:
         kept = "; the previous file is untouched" if path.exists() else ""
         raise UserError(
-            f"cannot write {path}: {reason}{kept}. Free space or choose another folder with --runs"
+            f"cannot write {path}: {error.strerror}{kept}. Free space or choose another folder with --runs"
         ) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def build_model(content: dict[str, Any], source: str) -> OneHead:
     try:
         model = OneHead(ModelConfig(**content["architecture"]), content["classes"], content["input_size"])
         model.load_state_dict(content["model"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         first = " ".join(str(error).split())[:200]
         raise UserError(
             f"{source} holds another model than this program builds ({first}): "
@@ -93,17 +98,24 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> OneHead:
 
 
 def load_weights(model: OneHead, path: str | Path) -> list[str]:
-    """Start `model` from a checkpoint of the same shape; rows of other classes stay as they are.
+    """Start `model` from a checkpoint of the same architecture, whatever its classes.
 
-    Returns the names of parameters that were left alone. Raises UserError when nothing fits.
+    Returns the names of parameters that were left alone, because their shape depends on the classes. Raises UserError
+    when any other does not fit.
     """
-    theirs = load(path)["model"]
+    theirs = load(path).get("model")
     own = model.state_dict()
-    fitting = {k: v for k, v in theirs.items() if k in own and v.shape == own[k].shape}
-    if not fitting:
-        raise UserError(f"{path} holds another model: no weight fits; choose another --init or model.backbone")
+    found = theirs if isinstance(theirs, dict) else {}
+    fitting = {k: v for k, v in found.items() if k in own and getattr(v, "shape", None) == own[k].shape}
+    left = [k for k in own if k not in fitting]
+    odd = [k for k in left if not k.startswith(("head.class_queries", "head.projection."))]
+    if odd:
+        raise UserError(
+            f"{path} holds another model: {len(odd)} of {len(own)} weights do not fit, such as {odd[0]}; "
+            "choose another --init, or the --model settings it was made with"
+        )
     model.load_state_dict(fitting, strict=False)
-    return [k for k in own if k not in fitting]
+    return left
 
 
 def provenance() -> dict[str, str]:

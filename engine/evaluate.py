@@ -63,9 +63,7 @@ class Evaluator:
         self.batch_size = batch_size
         self._datasets = {task: TaskDataset(s, size, augment=None) for task, s in self.task_sets.items()}
 
-    def run(
-        self, model: OneHead, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-    ) -> Evaluation:
+    def run(self, model: OneHead, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Evaluation:
         """Evaluate `model`, which must be on `device`; its training mode is left as found.
 
         dtype: of autocast (bfloat16, float16), None for full precision. Raises UserError if the model's

@@ -186,9 +186,7 @@ def predicted_mask(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return upsampled[0].argmax(0)
 
 
-def confusion_matrix(
-    truth: Tensor, predicted: Tensor, num_classes: int, void: int | None = None
-) -> NDArray[np.int64]:
+def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int, void: int | None = None) -> NDArray[np.int64]:
     """Counts int64 (num_classes, num_classes), rows truth, columns prediction; truth `void` does not count.
 
     Raises ValueError if the shapes differ or a truth label is neither below `num_classes` nor `void`.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -47,6 +48,7 @@ class Run:
         self.folder = Path(config.runs) / config.name
         self.device = pick_device()
         precision = pick_precision(self.device) if config.precision == "auto" else config.precision
+        AcceleratorState._reset_state()  # so that one process, such as a notebook, can hold several runs in turn
         self.accelerator = Accelerator(
             cpu=self.device.type == "cpu",
             mixed_precision="no" if precision == "fp32" else precision,

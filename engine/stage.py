@@ -21,6 +21,7 @@ from continual import Losses, Step
 from engine.batches import Batch, stable_seed
 from engine.checkpoint import model_content, provenance, save
 from engine.config import OptimConfig, to_dict
+from engine.distributed import synchronise
 from engine.errors import UserError
 from engine.run import Run
 from models.criterion import Criterion
@@ -71,13 +72,18 @@ class StageLoop:
         self.loaders = run.loaders(name)
         self.steps = len(self.loaders["augmented"]) * self.epochs
         self.model = model.to(run.device).to(memory_format=torch.channels_last)
+        if run.accelerator.num_processes > 1:
+            synchronise(self.model)
         self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True)
         lr = config.optim.lr * (config.optim.later_lr if self.stage.old else 1.0)
         optimizer = torch.optim.AdamW(parameter_groups(self.model, config.optim, lr), fused=True)
         self.peak = [g["lr"] for g in optimizer.param_groups]
         self.epoch, self.seconds = 0, 0.0
-        for remedy in run.remedies.values():
-            remedy.before_stage(self.stage)
+        try:
+            for remedy in run.remedies.values():
+                remedy.before_stage(self.stage)
+        except ValueError as error:
+            raise UserError(f"stage {name}: {error}") from None
         if resume is not None:
             self.restore(resume, optimizer)
         self.wrapped, self.optimizer = run.accelerator.prepare(self.model, optimizer)
@@ -177,6 +183,8 @@ class StageLoop:
             for remedy in self.run.remedies.values():
                 remedy.before_step(step)
         losses = self.losses(step)
+        if not losses:  # no image of the batch is annotated: masks that are all void, say
+            return {"loss": 0.0}
         total = torch.stack(list(losses.values())).sum()
         values = {k: float(v.detach()) for k, v in losses.items()}
         self.check(values, number)

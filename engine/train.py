@@ -58,6 +58,7 @@ def train(config: Config, stage: str = "all", resume: bool = False, overfit: int
     done = [s for s in stages if (folder / f"{s}.pt").is_file()]
     unfinished = load(folder / "last.pt") if (folder / "last.pt").is_file() else None
     check_start(config, folder, stages, done, unfinished, resume)
+    check_model(config)
     run = Run(config, overfit)
     rows = latest_rows(config, folder, unfinished)
     run.track(rows, to_dict(config))
@@ -91,6 +92,9 @@ def check_start(
         raise UserError(f"{folder} already holds {what}: add --resume to go on, or give another --name")
     first = next((s for s in stages if s not in done), None)
     order = list(config.order)
+    outside = [s for s in stages if s not in (*order, JOINT)]
+    if outside:
+        raise UserError(f"stage {outside[0]} is not in order {order}: add it to --order, or choose another --stage")
     if first in order and order.index(first) > 0:  # type: ignore[arg-type]
         before = order[order.index(first) - 1]  # type: ignore[arg-type]
         if before not in stages and not (folder / f"{before}.pt").is_file():
@@ -103,6 +107,16 @@ def check_start(
             f"{folder}/last.pt is of stage {unfinished['stage']}: finish that one with "
             f"`--stage {unfinished['stage']} --resume`, or delete the file"
         )
+
+
+def check_model(config: Config) -> None:
+    """Refuse a network that cannot be built, or an --init that is none, before any data is read."""
+    try:
+        OneHead(config.model, {"seg": ("one",), "det": ("one",), "cls": ("one",)}, config.data.size)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if config.init:
+        load(config.init)
 
 
 def latest_rows(config: Config, folder: Path, unfinished: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -139,10 +153,7 @@ def start_model(run: Run, name: str, unfinished: dict[str, Any] | None) -> tuple
         run.say(f"stage {name}: starts from {path}")
         return load_model(path), load(path)["remedies"]
     set_seed(config.seed)
-    try:
-        model = OneHead(config.model, run.classes, config.data.size)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    model = OneHead(config.model, run.classes, config.data.size)
     if config.init:
         fresh = load_weights(model, config.init)
         run.say(f"stage {name}: starts from {config.init}; new: {', '.join(fresh) or 'nothing'}")

@@ -51,7 +51,7 @@ class CrossAttention(nn.Module):
     """Reads the image in two ways at once: all memory tokens, and a few points around the token's own box.
 
     The points fall on all three levels, down to stride 8, so that small objects are seen at their own resolution.
-    Source: Deformable DETR, arXiv 2010.04159, section 4.1, without its value projection: the neck's maps are the values.
+    Source: Deformable DETR, arXiv 2010.04159, section 4.1, without its value projection: the maps are the values.
     """
 
     def __init__(self, dim: int, heads: int, levels: int, points: int) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-MAX_LOG_SCALE = 3.0
-"""Bound of the size step of one refinement, so that exp() cannot overflow (e^3 = 20 times the reference)."""
+MAX_LOG_SCALE = 4.0
+"""Bound of the size step of one refinement, so that exp() cannot overflow (e^4 = 55 times the reference)."""
 
 
 def to_xyxy(boxes: Tensor) -> Tensor:

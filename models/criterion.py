@@ -70,31 +70,41 @@ class Criterion:
         """Weighted terms to be summed, float32 scalars.
 
         Names: "conf", "det_class", "l1", "giou", "seg_ce", "seg_dice", "cls_ce" for the last layer, with "_aux" for the
-        earlier ones together, "_dense" for memory tokens, "_extra" for training-only queries.
+        earlier ones together, "_dense" for memory tokens, "_extra" for training-only queries. Terms that no image of
+        the batch is annotated for are absent.
 
         Args:
             outputs: from `OneHead.forward`, logits of any float type.
             targets: annotations of the same images.
             denoise: which object the denoising queries, the last runs of "extra_outputs", stand for.
         """
-        config = self.config
-        objects, masks, classes = self.counts(targets)
+        objects, boxed, masked, labelled = self.counts(targets)
         losses: Losses = {}
         aux = outputs["aux_outputs"]
-        for out, name, weight in [(outputs, "", 1.0), *((a, "_aux", config.aux) for a in aux)]:
-            if "pred_boxes" in out:
+        for out, name, weight in [(outputs, "", 1.0), *((a, "_aux", self.config.aux) for a in aux)]:
+            if boxed and "pred_boxes" in out:
                 self.add(losses, self.boxes(out, match_one_to_one(out, targets), targets, objects), name, weight)
-            self.add(losses, self.segmentation(out["pred_masks"], targets, masks), name, weight)
-            self.add(losses, self.classification(out["pred_class"], targets, classes), name, weight)
+            if masked:
+                self.add(losses, self.segmentation(out["pred_masks"], targets, masked), name, weight)
+            if labelled:
+                self.add(losses, self.classification(out["pred_class"], targets, labelled), name, weight)
+        if boxed:
+            self.training_only(losses, outputs, targets, denoise, objects)
+        return losses
+
+    def training_only(
+        self, losses: Losses, outputs: Outputs, targets: Targets, denoise: Match | None, objects: Tensor
+    ) -> None:
+        """Add the box terms of memory tokens and of training-only queries."""
         match = match_one_to_many(outputs["dense"], targets)
-        pairs = self.mean_count(objects.new_tensor(float(len(match.image)))).clamp(min=1)
-        self.add(losses, self.boxes(outputs["dense"], match, targets, pairs), "_dense", config.dense)
+        pairs = self.mean_count(objects.new_tensor(float(len(match.image))))
+        pairs = pairs.where(pairs > 0, 1.0)
+        self.add(losses, self.boxes(outputs["dense"], match, targets, pairs), "_dense", self.config.dense)
         extra = outputs.get("extra_outputs", [])
+        runs = self.config.groups + self.config.denoise
         for out in extra:
             match = self.match_extra(out, targets, denoise)
-            runs = config.groups + config.denoise
-            self.add(losses, self.boxes(out, match, targets, objects * runs), "_extra", config.extra / len(extra))
-        return losses
+            self.add(losses, self.boxes(out, match, targets, objects * runs), "_extra", self.config.extra / len(extra))
 
     def add(self, losses: Losses, terms: Losses, suffix: str, weight: float) -> None:
         """Add terms, times their configured weights, to the sums kept by name."""
@@ -102,12 +112,16 @@ class Criterion:
             weighted = getattr(self.config, name) * weight * value
             losses[name + suffix] = losses.get(name + suffix, 0.0) + weighted
 
-    def counts(self, targets: Targets) -> Tensor:
-        """Objects, images with a mask and images with a label (3,): means over the processes, at least 1."""
+    def counts(self, targets: Targets) -> list[Tensor]:
+        """Objects (1 for none), images with boxes, with a mask, with a label: means over the processes.
+
+        A count of 0 means that no process needs the terms, so all leave them out together.
+        """
+        objects = torch.full_like(targets.classes[0], sum(len(b) for b in targets.boxes))
         masked = (targets.masks != VOID).flatten(1).any(1).sum()
-        labelled = (targets.classes != NO_CLASS).sum()
-        objects = torch.full_like(masked, sum(len(b) for b in targets.boxes))
-        return self.mean_count(torch.stack([objects, masked, labelled]).float()).clamp(min=1)
+        local = torch.stack([objects, targets.has_boxes.sum(), masked, (targets.classes != NO_CLASS).sum()])
+        objects, *images = self.mean_count(local.float())
+        return [objects.where(objects > 0, 1.0), *images]
 
     def match_extra(self, out: Outputs, targets: Targets, denoise: Match | None) -> Match:
         """Group queries by Hungarian matching, denoising queries by what they were made from."""
@@ -137,12 +151,14 @@ class Criterion:
 
     def segmentation(self, logits_BKHW: Tensor, targets: Targets, count: Tensor) -> Losses:
         """Cross-entropy and Dice per labelled image, at twice the logits' resolution, void left out."""
-        logits = F.interpolate(logits_BKHW.float(), scale_factor=2, mode="bilinear")
+        some = (targets.masks != VOID).flatten(1).any(1)
+        logits = F.interpolate(logits_BKHW[some].float(), scale_factor=2, mode="bilinear")
         step = targets.masks.shape[-1] // logits.shape[-1]
-        masks = targets.masks[:, step // 2 :: step, step // 2 :: step]
-        ce = F.cross_entropy(logits, masks, ignore_index=VOID, reduction="none").flatten(1).sum(1)
+        masks = targets.masks[some, step // 2 :: step, step // 2 :: step]
+        log_p = logits.log_softmax(1)
+        ce = F.nll_loss(log_p, masks, ignore_index=VOID, reduction="none").flatten(1).sum(1)
         known = (masks != VOID).flatten(1).sum(1)
-        return {"seg_ce": (ce / known.clamp(min=1)).sum() / count, "seg_dice": dice(logits, masks).sum() / count}
+        return {"seg_ce": (ce / known.clamp(min=1)).sum() / count, "seg_dice": dice(log_p.exp(), masks).sum() / count}
 
     def classification(self, logits_BC: Tensor, targets: Targets, count: Tensor) -> Losses:
         """Cross-entropy of the image label."""
@@ -165,12 +181,15 @@ def varifocal(logits: Tensor, quality: Tensor, alpha: float = 0.75, gamma: float
     return F.binary_cross_entropy_with_logits(logits, quality, weight, reduction="none")
 
 
-def dice(logits_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
+def dice(probs_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
     """1 - Dice, averaged over the classes present in each image (B,); 0 for an image without labels."""
-    known = (masks_BHW != VOID)[:, None]
-    probs = logits_BKHW.softmax(1) * known
-    truth = F.one_hot(masks_BHW.where(known[:, 0], 0), probs.shape[1]).permute(0, 3, 1, 2) * known
-    present = truth.flatten(2).any(-1)
-    overlap = 2 * (probs * truth).flatten(2).sum(-1)
-    score = (overlap + 1) / (probs.flatten(2).sum(-1) + truth.flatten(2).sum(-1) + 1)
+    known = (masks_BHW != VOID).flatten(1)
+    labels = masks_BHW.flatten(1).where(known, 0)
+    probs = probs_BKHW.flatten(2) * known[:, None]
+    right = probs.gather(1, labels[:, None])[:, 0]
+    zeros = probs.new_zeros(probs.shape[:2])
+    overlap = zeros.scatter_add(1, labels, right)
+    size = zeros.scatter_add(1, labels, known.to(probs.dtype))
+    score = (2 * overlap + 1) / (probs.sum(-1) + size + 1)
+    present = size > 0
     return ((1 - score) * present).sum(1) / present.sum(1).clamp(min=1)

@@ -20,7 +20,7 @@ from models.boxes import grid_references, refine
 
 CONF_PRIOR = -4.6
 """Starting bias of `conf`: 1 % of tokens hold an object (focal loss, arXiv 1708.02002, section 4.1)."""
-CELLS_PER_REFERENCE = 4.0
+CELLS_PER_REFERENCE = 2.0
 """Side of a memory token's reference box, in cells of its level."""
 
 Outputs = dict[str, Any]
@@ -31,8 +31,8 @@ Outputs = dict[str, Any]
 class Queries:
     """Object queries as (where to start, what to start from).
 
-    index: int64 (B, N), memory token that gives the content; boxes: float32 (B, N, 4), reference boxes; groups: the
-    queries are this many runs of equal length that do not see each other.
+    index: int64 (B, N), memory token that gives the content and whose cell predicted boxes are relative to;
+    boxes: float32 (B, N, 4), where to look first; groups: the queries are this many runs that do not see each other.
     """
 
     index: Tensor
@@ -116,8 +116,7 @@ class QueryHead(nn.Module):
 
     def select(self, dense: Outputs) -> Queries:
         """The memory tokens of highest confidence become the object queries (RT-DETR, arXiv 2304.08069, 4.3)."""
-        scores: Tensor = dense["pred_conf"]
-        index = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
+        index = dense["pred_conf"].topk(self.num_queries, dim=1).indices
         return Queries(index, pick(dense["pred_boxes"], index).detach())
 
     def extra_queries(self, dense: Outputs, memory: Memory, groups: int, denoise: Tensor | None) -> Queries | None:
@@ -128,8 +127,9 @@ class QueryHead(nn.Module):
         """
         index, boxes, n = [], [], self.num_queries
         if groups:
-            wide = dense["pred_conf"].topk(groups * n, dim=1).indices
-            index.append(wide.unflatten(1, (n, groups)).transpose(1, 2).flatten(1))
+            ranked = dense["pred_conf"].argsort(dim=1, descending=True)
+            rank = torch.arange(groups * n, device=ranked.device).view(n, groups).T.flatten() % ranked.shape[1]
+            index.append(ranked[:, rank])
             boxes.append(pick(dense["pred_boxes"], index[0]).detach())
         if denoise is not None:
             index.append(nearest_tokens(denoise, memory.boxes_M4))
@@ -151,8 +151,8 @@ class QueryHead(nn.Module):
 
         Returns a dict: pred_logits (B, N, C_det), pred_conf (B, N), pred_boxes (B, N, 4), pred_masks (B, K, H/8, W/8),
         pred_class (B, C_cls) of the last layer; "aux_outputs": the same for the earlier layers and, first, for the
-        tokens before any layer; "dense": object predictions of all M memory tokens with their "references" (M, 4), "queries": the selection;
-        "extra_outputs": object predictions of the training-only runs per layer, if there are any.
+        tokens before any layer; "dense": object predictions of all M memory tokens with their "references" (M, 4);
+        "queries": the selection; "extra_outputs": object predictions of training-only runs per layer, if there are any.
         """
         memory = self.memorise(maps)
         dense = {**self.read_objects(memory.tokens_BMD, memory.boxes_M4), "references": memory.boxes_M4}
@@ -171,16 +171,20 @@ class QueryHead(nn.Module):
         return self.class_queries.to(like.dtype).expand(len(like), -1, -1)
 
     def decode(self, pooled_BD: Tensor, queries: Queries, memory: Memory, pix_BDHW: Tensor) -> list[Outputs]:
-        """Run the deployed tokens through the layers; predictions after each."""
+        """Run the deployed tokens through the layers; predictions after each.
+
+        A layer looks around the box that the one before predicted. What is predicted stays relative to the query's
+        memory cell, so that the one projection means the same before and after every layer.
+        """
         objects = pick(memory.tokens_BMD, queries.index)
         x = torch.cat([pooled_BD[:, None], objects, self.expand(pix_BDHW)], dim=1)
         n = objects.shape[1]
         image = x.new_tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float32).expand(len(x), x.shape[1] - n, 4)
-        boxes, outputs = queries.boxes, []
+        boxes, cells, outputs = queries.boxes, memory.boxes_M4[queries.index], []
         for layer in self.layers:
             box = torch.cat([image[:, :1], boxes, image[:, 1:]], dim=1)
             x = layer(x, box, memory.tokens_BMD, memory.encoding_MD, memory.maps)
-            found = self.read_objects(x[:, 1 : n + 1], boxes)
+            found = self.read_objects(x[:, 1 : n + 1], cells)
             outputs.append(
                 {
                     **found,
@@ -193,10 +197,11 @@ class QueryHead(nn.Module):
 
     def decode_extra(self, queries: Queries, memory: Memory) -> list[Outputs]:
         """Run training-only object queries through the same layers, apart from everything deployed."""
-        x, boxes, outputs = pick(memory.tokens_BMD, queries.index), queries.boxes, []
+        x, boxes, cells = pick(memory.tokens_BMD, queries.index), queries.boxes, memory.boxes_M4[queries.index]
+        outputs = []
         for layer in self.layers:
             x = layer(x, boxes, memory.tokens_BMD, memory.encoding_MD, memory.maps, queries.groups)
-            outputs.append(self.read_objects(x, boxes))
+            outputs.append(self.read_objects(x, cells))
             boxes = outputs[-1]["pred_boxes"].detach()
         return outputs
 

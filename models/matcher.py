@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_iou, generalized_box_iou
 
 from models.boxes import to_xyxy
-from models.head import Outputs
+from models.head import CELLS_PER_REFERENCE, Outputs
 from models.targets import Targets
 
 COST_CLASS, COST_L1, COST_GIOU = 2.0, 5.0, 2.0
@@ -81,8 +81,9 @@ def match_one_to_one(outputs: Outputs, targets: Targets, groups: int = 1) -> Mat
 def match_one_to_many(outputs: Outputs, targets: Targets, most: int = 9) -> Match:
     """Several memory tokens for each object: the cheapest of those whose cell lies near its centre.
 
-    The number per object is the sum of its best IoUs, between 1 and `most`; a token wanted by two objects goes to the
-    cheaper one. Source: SimOTA in YOLOX, arXiv 2107.08430, section 2.3.
+    Every object first gets one token of its own (Hungarian), so that a small one is not left out beside a large one. It
+    wants as many as the sum of its best IoUs, between 1 and `most`; a token wanted by two objects goes to the cheaper
+    one. Source: SimOTA in YOLOX, arXiv 2107.08430, section 2.3, which lacks the first step.
     """
     check_finite(outputs)
     pairs = []
@@ -98,6 +99,9 @@ def match_one_to_many(outputs: Outputs, targets: Targets, most: int = 9) -> Matc
         count = iou.topk(min(most, len(iou)), dim=0).values.sum(0).long().clamp(min=1)
         rank = cost.argsort(dim=0).argsort(dim=0)
         wanted = torch.where(rank < count, cost, torch.inf)
+        own = tuple(torch.as_tensor(i, device=cost.device) for i in linear_sum_assignment(cost.cpu().numpy()))
+        wanted[own[0]] = torch.inf
+        wanted[own] = cost[own]
         best, objects = wanted.min(dim=1)
         tokens = best.isfinite().nonzero()[:, 0]
         pairs.append((tokens, objects[tokens]))
@@ -109,6 +113,6 @@ def centre_distance(references_M4: Tensor, boxes_n4: Tensor) -> Tensor:
 
     The core is the middle half of the object, widened to one cell so that the smallest objects own a cell too.
     """
-    core = torch.maximum(boxes_n4[None, :, 2:] / 4, references_M4[:, None, 2:] / 8)
+    core = torch.maximum(boxes_n4[None, :, 2:] / 4, references_M4[:, None, 2:] / (2 * CELLS_PER_REFERENCE))
     outside = (references_M4[:, None, :2] - boxes_n4[None, :, :2]).abs() - core
     return (outside.clamp(min=0) / boxes_n4[None, :, 2:].clamp(min=1e-3)).amax(-1)

@@ -22,11 +22,11 @@ class ModelConfig:
 
     backbone: str = "fast_scnn"
     """Name in models.backbones.BACKBONES."""
-    dim: int = 192
+    dim: int = 128
     """Width D of neck, tokens and pixel features; a multiple of 8 and of `heads`."""
-    heads: int = 6
+    heads: int = 4
     """Attention heads a layer."""
-    hidden: int = 768
+    hidden: int = 512
     """Width of the feed-forward part of a layer."""
     layers: int = 3
     """Decoder layers: 2 or 3."""
@@ -54,6 +54,12 @@ class OneHead(nn.Module):
             raise ValueError(f"unknown backbone {config.backbone!r}: choose one of {', '.join(sorted(BACKBONES))}")
         if config.dim % 8 or config.dim % config.heads:
             raise ValueError(f"model.dim {config.dim} must be a multiple of 8 and of model.heads {config.heads}")
+        tokens = (input_size // 16) ** 2 + (input_size // 32) ** 2
+        if tokens < config.queries:
+            raise ValueError(
+                f"model.queries {config.queries} is more than the {tokens} places that an input of side "
+                f"{input_size} has: lower model.queries or raise data.size"
+            )
         self.config = config
         self.classes = {task: tuple(names) for task, names in classes.items()}
         self.input_size = input_size

@@ -38,7 +38,7 @@ def note(found: TaskSet, part: str) -> str:
 
 
 def test_classes_are_the_categories_in_use_ordered_by_id(tmp_path: Path) -> None:
-    categories = {90: "toothbrush", 3: "car", 1: "person", 17: "cat", 5: "airplane"}
+    categories = {90: "toothbrush", 17: "cat", 3: "car", 1: "person", 5: "airplane"}
     boxes = [
         annotation(1, 17, [1, 2, 3, 4], area=7.5),
         annotation(2, 3, [0, 0, 32, 24]),
@@ -145,6 +145,14 @@ def test_equal_names_in_two_folders_are_told_apart_by_the_folder(tmp_path: Path)
     marked = {f"{record.image.parent.name}/{record.image.name}" for record in found.records if len(record.labels)}
     assert marked == {"south/0.jpg", "north/north.jpg"}
     assert len(found.records) == 4
+
+
+def test_first_of_two_images_with_one_id_counts(tmp_path: Path) -> None:
+    document = coco(NAMES, [annotation(1, 1, [2, 2, 4, 4])], {1: "cat"})
+    document["images"].append({"id": 1, "file_name": "c.jpg", "width": 320, "height": 240})
+    found = load(tmp_path, document)
+    assert boxes_of(found) == [[2, 2, 6, 6]]
+    assert note(found, "image ids") == "1 image ids listed more than once (the first counts): 1"
 
 
 def test_one_file_listed_under_two_ids_is_one_record(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ import json
 import tarfile
 
 import pytest
-from server import (
+
+from data import fetch, official
+from data.download import MINI, coco_json, load_manifest, main
+from tests.data.server import (
     NETTE,
     VOC,
     Server,
@@ -19,9 +22,6 @@ from server import (
     tree,
     voc_members,
 )
-
-from data import fetch, official
-from data.download import MINI, coco_json, load_manifest, main
 
 FILES = sources()
 TOP = "VOCdevkit/VOC2012"

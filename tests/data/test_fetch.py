@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from server import Server
 
 from data import fetch
 from data.errors import DataError
 from data.fetch import NotFound, RemoteStream, Web, download_file, fetch_bytes, write_atomic
+from tests.data.server import Server
 
 BODY = np.random.default_rng(0).bytes(300_000)
 

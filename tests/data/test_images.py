@@ -45,9 +45,11 @@ def test_every_kind_of_image_becomes_rgb(tmp_path: Path) -> None:
     assert pixel(plain(tmp_path / "grey_alpha.png", "LA", (9, 100))) == (9, 9, 9)
     # 0x4D00 of 0xFFFF: the upper byte is 77
     assert pixel(plain(tmp_path / "sixteen.png", "I;16", 77 << 8)) == (77, 77, 77)
+    assert pixel(plain(tmp_path / "sixteen.tif", "I", 77 << 8)) == (77, 77, 77)
     assert pixel(plain(tmp_path / "cmyk.tif", "CMYK", (255, 255, 255, 255))) == (0, 0, 0)
 
 
+@pytest.mark.filterwarnings("error")
 def test_palette_image_is_read_by_its_colours(tmp_path: Path) -> None:
     image = Image.new("P", SIZE, 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
@@ -55,6 +57,8 @@ def test_palette_image_is_read_by_its_colours(tmp_path: Path) -> None:
     image.save(tmp_path / "b.png", transparency=1)
     assert pixel(tmp_path / "a.png") == (10, 20, 30)
     assert pixel(tmp_path / "b.png") == (10, 20, 30)
+    image.save(tmp_path / "c.png", transparency=b"\x00\x80")
+    assert pixel(tmp_path / "c.png") == (10, 20, 30)
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:

@@ -116,7 +116,10 @@ def test_every_layout_gives_the_same_records(tmp_path: Path, task: Task, row: in
         build(own, task, row, split)
     for split, synonym in zip(SPLITS, ("training", "validation", "test2017")):
         check(load_set(tmp_path / "DL", task, split), split)
-        check(load_set(own, task, synonym), split)
+        found = load_set(own, task, synonym)
+        check(found, split)
+        # A folder that all splits share gives no false alarm about images or masks without a partner.
+        assert task == "det" or found.notes == ()
 
 
 @pytest.mark.parametrize(("task", "row"), ROWS)
@@ -217,6 +220,13 @@ def test_detection_file_is_chosen_among_other_json(tmp_path: Path) -> None:
         check(load_set(tmp_path, "det", split), split)
 
 
+def test_keypoints_of_persons_are_not_taken_for_the_detection_file(tmp_path: Path) -> None:
+    det_set(tmp_path, "{split}", "b_{split}.json", "val")
+    people = coco(["val0.jpg", "val1.jpg", "val2.jpg"], [annotation(1, 1, [0, 0, 5, 5], keypoints=[])], {1: "p"})
+    write_json(tmp_path / "a_val.json", people)
+    check(load_set(tmp_path, "det", "val"), "val")
+
+
 def test_annotations_of_another_split_are_never_used(tmp_path: Path) -> None:
     # The same file names in both splits: only folders tell them apart.
     for split in ("train", "val"):
@@ -259,6 +269,35 @@ def test_sets_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
             if other != task:
                 with pytest.raises(DataError, match="found below it"):
                     find_set(root, other)
+
+
+def test_folders_of_other_sets_are_no_classes(tmp_path: Path) -> None:
+    det_set(tmp_path / "a", ".", "boxes.json", "x")
+    seg_set(tmp_path / "b", ".", ".", "x")
+    with pytest.raises(DataError, match="no classification set"):
+        find_set(tmp_path, "cls")
+
+
+def test_a_folder_that_names_another_task_is_left_alone(tmp_path: Path) -> None:
+    cls_set(tmp_path / "segmentation", "{split}", "val", ("cat", "dog"))
+    det_set(tmp_path / "segmentation", "boxes/{split}", "boxes/{split}.json", "val")
+    for task in ("cls", "det"):
+        with pytest.raises(DataError, match="found below it"):
+            find_set(tmp_path, task)
+
+
+def test_a_stray_folder_does_not_stand_in_for_a_missing_split(tmp_path: Path) -> None:
+    cls_set(tmp_path / "imagenette", "{split}", "train", IMAGENETTE_IDS)
+    cls_set(tmp_path / "stray", ".", "x", IMAGENETTE_IDS)
+    with pytest.raises(DataError, match=r"no val split .* other splits found: train"):
+        find_set(tmp_path, "cls", "val")
+
+
+def test_the_name_of_a_class_says_nothing_about_the_split(tmp_path: Path) -> None:
+    cls_set(tmp_path / "cls", "train", "train", ("test_tube", "flask"))
+    assert load_set(tmp_path, "cls", "train").classes == ("flask", "test_tube")
+    with pytest.raises(DataError, match="no test split"):
+        find_set(tmp_path, "cls", "test")
 
 
 def test_training_never_takes_a_root_called_val(tmp_path: Path) -> None:

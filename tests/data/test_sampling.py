@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from server import VOC, ZIP, Server, coco_files, flags, nette_members, sources, tar, tree, voc_members
 
 from data import fetch
 from data.download import main
 from data.errors import DataError
 from data.sampling import Request, choose
+from tests.data.server import VOC, ZIP, Server, coco_files, flags, nette_members, sources, tar, tree, voc_members
 
 FILES = sources()
 CLASSES = ["det=person,dog", "seg=dog,cat", "cls=Tench,church"]

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from data.tree import listing, role_of, split_of, split_rank, task_rank, words
+from data.tree import MAX_DEPTH, listing, role_of, scan, split_of, split_rank, task_rank, words
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,22 @@ def test_listing() -> None:
     assert listing([]) == ""
     assert listing(["a", "b"]) == "a, b"
     assert listing(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
+def test_scan_follows_links_but_not_in_circles(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for name in ("a/b", ".hidden", "__MACOSX/a"):
+        (root / name).mkdir(parents=True)
+    (root / "a" / "x.JPG").touch()
+    (root / "a" / "._x.jpg").touch()
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(root, root / "a" / "b" / "up")
+    os.symlink(tmp_path / "elsewhere", root / "link")
+    tree = scan(root)
+    assert [folder.names for folder in tree.folders] == [(), ("a",), ("link",), ("a", "b")]
+    assert tree.folders[1].images == ("x.JPG",)
+
+
+def test_scan_is_bounded_in_depth(tmp_path: Path) -> None:
+    tmp_path.joinpath(*"abcdefghijkl").mkdir(parents=True)
+    assert max(len(folder.names) for folder in scan(tmp_path).folders) == MAX_DEPTH

@@ -118,6 +118,12 @@ def test_png_images_are_not_taken_for_masks(tmp_path: Path) -> None:
     assert {(r.image.parent.name, r.mask.parent.name) for r in found.records} == {("a", "b")}
 
 
+def test_a_second_mask_folder_is_not_taken_for_the_images(tmp_path: Path) -> None:
+    seg_set(tmp_path, "{split}/xyz", "{split}/masks", "val")
+    seg_set(tmp_path, "{split}/xyz", "{split}/labels", "val")
+    assert {r.image.parent.name for r in load_set(tmp_path, "seg", "val").records} == {"xyz"}
+
+
 def test_pictures_of_masks_are_not_preferred_to_masks(tmp_path: Path) -> None:
     seg_set(tmp_path, "{split}/images", "{split}/masks", "val")
     for number in range(3):
@@ -154,6 +160,12 @@ def test_classes_txt_replaces_the_names(tmp_path: Path, place: str) -> None:
     )
     with pytest.raises(DataError, match=r"classes.txt names ground, road, house, but background, aeroplane"):
         load_set(tmp_path, "seg", "val", VOC_CLASSES)
+
+
+def test_classes_txt_above_the_set_is_not_its_own(tmp_path: Path) -> None:
+    seg_set(tmp_path / "mini_voc_seg", "images/{split}", "masks/{split}", "val")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert load_set(tmp_path, "seg", "val").classes == VOC_CLASSES
 
 
 @pytest.mark.parametrize("content", [b"", b"one\n", b"road\nRoad\n", b"\xff\xfe\xfa"])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import CLASSES, Oracle, write_cls, write_det, write_sets
 
 import eval as command
 from data.errors import DataError
@@ -16,6 +15,7 @@ from engine.checkpoint import model_content, save
 from engine.errors import UserError, run_cli
 from engine.metrics import SCORE_NAMES
 from models.onehead import ModelConfig, OneHead
+from tests.engine.oracle import CLASSES, Oracle, write_cls, write_det, write_sets
 
 
 def run(monkeypatch: pytest.MonkeyPatch, oracle: Oracle, root: Path, *options: str) -> int:

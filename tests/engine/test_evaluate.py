@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import CLASSES, Answer, Oracle, draw, write_sets
 from torch import Tensor, nn
 
 from data.catalog import load_set
@@ -14,6 +13,7 @@ from engine.errors import UserError
 from engine.evaluate import Evaluator, evaluate
 from engine.metrics import SCORE_NAMES
 from models.onehead import ModelConfig, OneHead
+from tests.engine.oracle import CLASSES, Answer, Oracle, draw, write_sets
 
 
 def load_sets(root: Path) -> dict[Task, TaskSet]:

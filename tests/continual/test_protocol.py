@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual import ContinualConfig, Distill, Remedy, Replay, Stage, Step, remedies
+from continual.base import Losses
+from models.criterion import Criterion, LossConfig
+from models.onehead import OneHead
+from tests.models.builders import images, random_targets, tiny
+
+ORDER = ("seg", "det", "cls")
+
+
+class Anchor(Remedy):
+    """What a user would write: pulls the weights back to where the stage started, and notes its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.seen: list[int] = []
+        self.start: dict[str, Tensor] = {}
+        self.model: OneHead | None = None
+
+    def before_stage(self, stage: Stage) -> None:
+        self.calls.append(f"before_stage {'+'.join(stage.tasks)} after {'+'.join(stage.old) or 'nothing'}")
+        self.start = dict(stage.start.named_parameters()) if stage.start else {}
+
+    def before_step(self, step: Step) -> None:
+        self.calls.append("before_step")
+        self.seen.append(len(step.images))
+
+    def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
+        self.calls.append("penalty")
+        assert self.model is not None
+        if not self.start:
+            return {}
+        pairs = [(p, self.start[n]) for n, p in self.model.named_parameters()]
+        return {"anchor": 10.0 * torch.stack([(a - b).square().sum() for a, b in pairs]).sum()}
+
+    def after_stage(self, stage: Stage) -> None:
+        self.calls.append(f"after_stage {'+'.join(stage.tasks)}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": len(self.calls)}
+
+
+def run(chosen: Mapping[str, Remedy], steps: int = 2) -> list[dict[str, float]]:
+    """The documented loop over three stages, as small as it can be; returns the terms of every step."""
+    torch.manual_seed(0)
+    model, criterion = tiny(), Criterion(LossConfig())
+    for remedy in chosen.values():
+        if isinstance(remedy, Anchor):
+            remedy.model = model
+    history = []
+    for i, task in enumerate(ORDER):
+        start = copy.deepcopy(model).eval().requires_grad_(False) if i else None
+        kept = [(image, random_targets([task], seed=n)) for n, image in enumerate(images(3, seed=i))]
+        stage = Stage((task,), ORDER[:i], start, lambda kept=kept: kept)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        for remedy in chosen.values():
+            remedy.before_stage(stage)
+        for n in range(steps):
+            step = Step(images(2, seed=10 + n), random_targets([task] * 2, seed=n))
+            for remedy in chosen.values():
+                remedy.before_step(step)
+            outputs = model(step.images, step.queries)
+            losses = criterion(outputs, step.targets)
+            for remedy in chosen.values():
+                losses.update(remedy.penalty(step, outputs))
+            optimizer.zero_grad()
+            torch.stack(list(losses.values())).sum().backward()
+            optimizer.step()
+            history.append({k: v.item() for k, v in losses.items()})
+        for remedy in chosen.values():
+            remedy.after_stage(stage)
+    return history
+
+
+def test_a_strangers_remedy_is_called_in_the_documented_order() -> None:
+    anchor = Anchor()
+    history = run({"anchor": anchor})
+    step = ["before_step", "penalty"] * 2
+    assert anchor.calls == [
+        *("before_stage seg after nothing", *step, "after_stage seg"),
+        *("before_stage det after seg", *step, "after_stage det"),
+        *("before_stage cls after seg+det", *step, "after_stage cls"),
+    ]
+    assert ["anchor" in losses for losses in history] == [False, False, True, True, True, True]
+    assert history[2]["anchor"] == 0  # the first step of a stage starts at its anchor
+    assert history[3]["anchor"] > 0
+
+
+def test_remedies_add_up() -> None:
+    anchor = Anchor()
+    chosen = {**remedies(ContinualConfig(replay=2, replay_step=3, distill=1.0)), "anchor": anchor}
+    assert list(chosen) == ["replay", "distill", "anchor"]
+    history = run(chosen)
+    added = [{k for k in losses if k.startswith("distill") or k == "anchor"} for losses in history]
+    assert added[0::2] == added[1::2]
+    assert added[0::2] == [set(), {"distill_seg", "anchor"}, {"distill_seg", "distill_det", "anchor"}]
+    # Later remedies see what earlier ones added: 2 images of 1 old task, then 3 out of 4 of two.
+    assert anchor.seen == [2, 2, 4, 4, 5, 5]
+    replay, distill = chosen["replay"], chosen["distill"]
+    assert isinstance(replay, Replay)
+    assert isinstance(distill, Distill)
+    assert len(replay.buffer) == 6
+    assert distill.taught["pred_class"].shape[0] == 5  # the teacher was shown the replayed images as well
+    assert history[2]["seg_ce"] > 0  # and the old task is learnt from them
+    assert "l1" not in history[0]
+
+
+def test_configuration_switches_remedies_on_and_off() -> None:
+    assert remedies(ContinualConfig(replay=0, distill=0.0)) == {}
+    assert list(remedies(ContinualConfig(replay=0, distill=0.5))) == ["distill"]
+    assert list(remedies(ContinualConfig(replay=10, distill=0.0))) == ["replay"]
+    # Replayed images have to be there before the teacher is asked about them.
+    assert list(remedies(ContinualConfig(replay=10, distill=0.5))) == ["replay", "distill"]
+
+
+def test_a_remedy_that_overrides_nothing_changes_nothing() -> None:
+    remedy = Remedy()
+    assert run({"nothing": remedy}, steps=1) == run({}, steps=1)
+    assert remedy.state_dict() == {}
+    remedy.load_state_dict({})

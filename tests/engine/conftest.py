@@ -1,0 +1,29 @@
+"""A tiny world: drawn sets of a few images and a network that trains in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.synthetic import main as draw
+
+TINY = (  # noqa: SIM905
+    "--data.size 64 --model.dim 32 --model.heads 2 --model.hidden 64 --model.queries 10 --optim.batch 4 "
+    "--optim.epochs.seg 2 --optim.epochs.det 2 --optim.epochs.cls 2 --track.evals 1 --track.save_seconds 0 "
+    "--continual.replay 3 --precision fp32"
+).split()
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of the three drawn sets: 12 training and 5 evaluation images each."""
+    root = tmp_path_factory.mktemp("drawn") / "sets"
+    draw(["--root", str(root), "--train", "12", "--val", "5", "--size", "64"])
+    return root
+
+
+@pytest.fixture
+def tiny(drawn: Path, tmp_path: Path) -> list[str]:
+    """Arguments of a training run that takes seconds; its folder is tmp_path / "runs" / "tiny"."""
+    return [*TINY, "--data.root", str(drawn), "--runs", str(tmp_path / "runs"), "--name", "tiny"]

@@ -1,0 +1,98 @@
+"""A run that is killed and resumed ends bit-identical to one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.checkpoint import load
+from engine.stage import StageLoop
+from engine.train import main
+
+ROOT = Path(__file__).parents[2]
+
+
+class Killed(Exception):
+    """Stands for SIGKILL inside one process: nothing after it runs."""
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    original, left = StageLoop.step, [steps]
+
+    def step(self: StageLoop, batch, number):  # type: ignore[no-untyped-def]
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return original(self, batch, number)
+
+    monkeypatch.setattr(StageLoop, "step", step)
+
+
+def assert_same_end(a: Path, b: Path) -> None:
+    for stage in ("seg", "det", "cls"):
+        one, other = load(a / f"{stage}.pt"), load(b / f"{stage}.pt")
+        assert all(torch.equal(v, other["model"][k]) for k, v in one["model"].items()), stage
+        assert str(one["remedies"]) == str(other["remedies"])
+    rows = [[json.loads(line) for line in (x / "metrics.jsonl").open()] for x in (a, b)]
+    for row in (*rows[0], *rows[1]):
+        del row["seconds"]
+    assert rows[0] == rows[1]
+    assert not (a / "last.pt").exists()
+
+
+@pytest.fixture(scope="module")
+def untouched(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.engine.conftest import TINY
+
+    runs = tmp_path_factory.mktemp("untouched")
+    main([*TINY, "--data.root", str(drawn), "--runs", str(runs), "--name", "tiny"])
+    return runs / "tiny"
+
+
+@pytest.mark.parametrize("steps", [0, 2, 4, 9, 17])
+def test_killed_at_any_step_and_resumed(steps: int, tiny: list[str], untouched: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, steps)
+        with pytest.raises(Killed):
+            main(tiny)
+    main([*tiny, "--resume"])
+    assert_same_end(tmp_path / "runs" / "tiny", untouched)
+
+
+def test_killed_twice_in_the_same_stage(tiny: list[str], untouched: Path, tmp_path: Path) -> None:
+    for steps in (7, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            kill_after(patch, steps)
+            with pytest.raises(Killed):
+                main([*tiny, "--resume"])
+    main([*tiny, "--resume"])
+    assert_same_end(tmp_path / "runs" / "tiny", untouched)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_process_killed_at_a_random_moment(seed: int, tiny: list[str], untouched: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "engine.train", *tiny, "--resume"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    time.sleep(random.Random(seed).uniform(6, 16))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert_same_end(tmp_path / "runs" / "tiny", untouched)
+
+
+def test_a_finished_run_is_not_trained_again(tiny: list[str], untouched: Path, tmp_path: Path) -> None:
+    main(tiny)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "runs" / "tiny").glob("*.pt")}
+    main([*tiny, "--resume"])
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "runs" / "tiny").glob("*.pt")}

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.boxes import to_xyxy
+from models.postprocess import clip, detections
+from tests.models.builders import images, random_objects, tiny
+
+
+def test_all_pairs_of_query_and_class_are_ranked() -> None:
+    # Two queries: confidences 0.8 and 0.5; class probabilities (0.75, 0.25) and (0.1, 0.9).
+    outputs = {
+        "pred_conf": torch.tensor([[0.8, 0.5]]).logit(),
+        "pred_logits": torch.tensor([[[0.75, 0.25], [0.1, 0.9]]]).log(),
+        "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.3, 0.3, 0.1, 0.1]]]),
+    }
+    (found,) = detections(outputs)
+    assert found["scores"].tolist() == pytest.approx([0.6, 0.45, 0.2, 0.05])
+    assert found["labels"].tolist() == [0, 1, 1, 0]
+    assert found["boxes"][:, 0].tolist() == pytest.approx([0.5, 0.3, 0.5, 0.3])
+    (best,) = detections(outputs, top_k=1)
+    assert best["scores"].tolist() == pytest.approx([0.6])
+    assert {k: tuple(v.shape) for k, v in best.items()} == {"scores": (1,), "labels": (1,), "boxes": (1, 4)}
+
+
+def test_each_image_is_ranked_by_itself() -> None:
+    outputs = random_objects(3, 40, classes=5)
+    found = detections(outputs)
+    assert len(found) == 3
+    for b, image in enumerate(found):
+        assert image["scores"].shape == (100,)
+        assert image["scores"].diff().le(0).all()
+        assert image["scores"].min() >= 0
+        assert image["scores"].max() <= 1
+        assert image["labels"].min() >= 0
+        assert image["labels"].max() <= 4
+        (alone,) = detections({k: v[b : b + 1] for k, v in outputs.items()})
+        torch.testing.assert_close(alone, image)
+
+
+def test_confidences_of_one_query_do_not_depend_on_its_number() -> None:
+    outputs = random_objects(1, 10)
+    turned = {k: v.flip(1) for k, v in outputs.items()}
+    (a,), (b,) = detections(outputs), detections(turned)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_boxes_are_cut_off_at_the_edge() -> None:
+    boxes = torch.tensor([[0.1, 0.5, 0.4, 0.2], [0.9, 0.95, 0.4, 0.2], [1.5, 0.5, 0.2, 2.0], [0.4, 0.6, 0.2, 0.2]])
+    corners = to_xyxy(clip(boxes))
+    expected = [[0.0, 0.4, 0.3, 0.6], [0.7, 0.85, 1.0, 1.0], [1.0, 0.0, 1.0, 1.0], [0.3, 0.5, 0.5, 0.7]]
+    torch.testing.assert_close(corners, torch.tensor(expected), atol=1e-6, rtol=0)
+    outputs = {"pred_conf": torch.zeros(1, 4), "pred_logits": torch.zeros(1, 4, 1), "pred_boxes": boxes[None]}
+    (found,) = detections(outputs)
+    corners = to_xyxy(found["boxes"])
+    assert corners.min() >= -1e-6
+    assert corners.max() <= 1 + 1e-6
+
+
+def test_half_precision_is_read_in_float32() -> None:
+    outputs = {k: v.bfloat16() for k, v in random_objects(2, 8).items()}
+    found = detections(outputs)
+    expected = detections({k: v.float() for k, v in outputs.items()})
+    for a, b in zip(found, expected):
+        assert a["scores"].dtype == a["boxes"].dtype == torch.float32
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_model_s_outputs_are_taken_as_they_are_and_without_gradient() -> None:
+    found = detections(tiny()(images(2)), top_k=7)
+    assert [tuple(f["boxes"].shape) for f in found] == [(7, 4), (7, 4)]
+    assert not any(f["scores"].requires_grad for f in found)
