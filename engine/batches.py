@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class EpochBatches(Sampler[list[int]]):
 
 def make_loader(datasets: Sequence[TaskDataset], batches: EpochBatches, workers: int) -> DataLoader[Batch]:
     """A loader over the images of one or several tasks."""
-    joined: ConcatDataset[Sample] = ConcatDataset(list(datasets))
+    joined: Any = ConcatDataset(list(datasets))
     return DataLoader(
         joined,
         batch_sampler=batches,

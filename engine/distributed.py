@@ -17,7 +17,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.training:
             return super().forward(x)
-        values = x.to(self.running_var.dtype)
+        values = x.to(self.weight.dtype)
         count = values.new_tensor([values.numel() / values.shape[1]])
         total = all_reduce(torch.cat([values.sum((0, 2, 3)), count]))
         n, mean = total[-1], total[:-1] / total[-1]
