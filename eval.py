@@ -70,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     tasks, required = parse_tasks(args.tasks)
     if not Path(args.data_root).is_dir():
-        raise UserError(
-            f"--data_root {args.data_root}: no such folder; run `python -m data.download --root data`"
-        )
+        raise UserError(f"--data_root {args.data_root}: no such folder; run `python -m data.download --root data`")
     device = _device(args.device)
     model = load_model(args.weights, device)
     results: Results = {}
@@ -131,9 +129,7 @@ def print_classes(task_set: TaskSet, tally: Tally, confusion: bool) -> None:
     """Print the metrics of every class, what the model does not know, and a confusion matrix if asked."""
     classes = tally.per_class()
     columns = list(next(iter(classes.values())))
-    rows = [
-        [name, *(_cell(column, values[column]) for column in columns)] for name, values in classes.items()
-    ]
+    rows = [[name, *(_cell(column, values[column]) for column in columns)] for name, values in classes.items()]
     print(table([NAMES[task_set.task], *columns], rows), end="\n\n")
     if task_set.unknown:
         print(f"unknown to the model, counted as missed: {', '.join(task_set.unknown)}\n")
@@ -164,8 +160,7 @@ def write_json(path: Path, flat: dict[str, float | None], results: Results) -> N
     sets: dict[str, Any] = {}
     for task, (found, tally) in results.items():
         per_class[task] = {
-            name: {key: _plain(value) for key, value in row.items()}
-            for name, row in tally.per_class().items()
+            name: {key: _plain(value) for key, value in row.items()} for name, row in tally.per_class().items()
         }
         sets[task] = {"split": found.split, "images": len(found.records), "layout": found.layout}
         sets[task] |= {"unknown": found.unknown, "notes": found.notes}
@@ -173,9 +168,7 @@ def write_json(path: Path, flat: dict[str, float | None], results: Results) -> N
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"--json {path}: {error.strerror}; name a file in a folder that can be written"
-        ) from error
+        raise UserError(f"--json {path}: {error.strerror}; name a file in a folder that can be written") from error
 
 
 def _cell(column: str, value: float) -> str:

@@ -191,9 +191,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--imagenette-url", default=IMAGENETTE_URL, help="the Imagenette v2 160 px tgz, 99 MB")
     other = top.add_argument_group("another sample, drawn from images that are not in the mini sets")
     other.add_argument("--sample", action="store_true", help="draw instead of fetching the name list")
-    other.add_argument(
-        "--classes", nargs="+", default=[], metavar="TASK=NAME,NAME", help="empty: as the mini sets"
-    )
+    other.add_argument("--classes", nargs="+", default=[], metavar="TASK=NAME,NAME", help="empty: as the mini sets")
     other.add_argument("--train", type=int, default=240, help="images per task, from official training")
     other.add_argument("--val", type=int, default=60, help="images per task, from official training")
     other.add_argument("--test", type=int, default=0, help="images per task, from official validation")

@@ -145,9 +145,7 @@ class RemoteStream(io.RawIOBase):
 
     def _set_size(self, size: int | None) -> None:
         if self.size is not None and size is not None and size != self.size:
-            raise DataError(
-                f"{self.url}: was {self.size} bytes long and is now {size}, so the file changed; run again"
-            )
+            raise DataError(f"{self.url}: was {self.size} bytes long and is now {size}, so the file changed; run again")
         self.size = size if size is not None else self.size
 
     def _skip(self, response: requests.Response, count: int) -> None:

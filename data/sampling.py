@@ -44,9 +44,7 @@ class Request:
         return {"classes": classes, "counts": dict(self.counts), "seed": self.seed}
 
 
-def draw(
-    task: Task, request: Request, url: str, store: Store, taken: Mapping[str, Iterable[str]]
-) -> dict[str, Any]:
+def draw(task: Task, request: Request, url: str, store: Store, taken: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     """Section(s) of a name list for one task; images of `taken` (split -> names) are left out.
 
     Raises DataError on an unknown class, too few images, or a source that is not as expected.
@@ -141,9 +139,7 @@ def _coco_json(url: str, store: Store, parts: Mapping[str, str]) -> dict[str, An
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
             path.unlink()
             if last or isinstance(error, DataError):
-                raise DataError(
-                    f"{url}: not the COCO 2017 annotations ({error}); check --coco-url"
-                ) from error
+                raise DataError(f"{url}: not the COCO 2017 annotations ({error}); check --coco-url") from error
     raise AssertionError("not reached")
 
 
@@ -218,7 +214,5 @@ def _draw_imagenette(request: Request, url: str, store: Store, used: set[str]) -
         path.unlink()
         raise DataError(f"{url}: not a readable .tgz ({error}); check --imagenette-url") from error
     chosen = choose("cls", request, shows, used)
-    rows = {
-        s: {n: {"sha256": None, "from": part} for n, part in names.items()} for s, names in chosen.items()
-    }
+    rows = {s: {n: {"sha256": None, "from": part} for n, part in names.items()} for s, names in chosen.items()}
     return {"cls": rows}

@@ -27,6 +27,7 @@ def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
         points = [(x, r[metric]) for x, r in evaluated if r.get(metric) is not None]
         if points:
             axes.plot(*zip(*points), marker=marker, linestyle=line, color=colour, label=metric, markersize=5)
+    highest = max((r[m] or 0.0 for _, r in evaluated for m, *_ in CURVES if m in r), default=1.0)
     start = 0
     for i, row in enumerate(rows):
         if i + 1 == len(rows) or rows[i + 1]["stage"] != row["stage"]:
@@ -34,7 +35,12 @@ def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
             if i + 1 < len(rows):
                 axes.axvline(i + 1.5, color="0.5", linewidth=1)
             start = i + 1
-    axes.set(xlabel="epoch of the run", ylabel="score on the evaluation set", ylim=(0, 1), xlim=(0.5, len(rows) + 0.5))
+    axes.set(
+        xlabel="epoch of the run",
+        ylabel="score on the evaluation set",
+        ylim=(0, min(1.0, max(0.1, 1.15 * highest))),
+        xlim=(0.5, len(rows) + 0.5),
+    )
     axes.grid(axis="y", color="0.9")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.savefig(path, dpi=130)

@@ -23,9 +23,10 @@ import yaml
 from accelerate.utils import set_seed
 
 from engine.checkpoint import build_model, load, load_model, load_weights
-from engine.config import Config, build_parser, to_config, to_dict
+from engine.config import Config, to_dict
 from engine.device import keep_freed_memory
 from engine.errors import UserError, run_cli
+from engine.options import build_parser, to_config
 from engine.plots import plot_forgetting
 from engine.run import HEADLINE, JOINT, Run
 from engine.stage import StageLoop
@@ -60,6 +61,9 @@ def train(config: Config, stage: str = "all", resume: bool = False, overfit: int
     check_start(config, folder, stages, done, unfinished, resume)
     check_model(config)
     run = Run(config, overfit)
+    if unfinished:
+        for change in changes(unfinished["config"], to_dict(config)):
+            run.say(f"note: {change} since the run was interrupted")
     rows = latest_rows(config, folder, unfinished)
     run.track(rows, to_dict(config))
     if run.is_main:
@@ -117,6 +121,18 @@ def check_model(config: Config) -> None:
         raise UserError(str(error)) from None
     if config.init:
         load(config.init)
+
+
+def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """Settings that differ between two runs, as "key: old -> new"; where a run lies does not count."""
+    found = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += changes(old, new, f"{prefix}{key}.")
+        elif old != new and prefix + key not in ("name", "runs"):
+            found.append(f"{prefix}{key}: {old} -> {new}")
+    return found
 
 
 def latest_rows(config: Config, folder: Path, unfinished: dict[str, Any] | None) -> list[dict[str, Any]]:

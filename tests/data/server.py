@@ -119,9 +119,7 @@ def voc_members(count: int = 8) -> dict[str, bytes]:
     """Images 2007_000000.., even ones in the training list, odd ones in validation; dogs and cats."""
     top, names = "VOCdevkit/VOC2012", [f"2007_{i:06d}" for i in range(count)]
     thing = {name: ("dog" if i % 4 < 2 else "cat") for i, name in enumerate(names)}
-    members = {
-        f"{top}/Annotations/{n}.xml": f"<object><name>{thing[n]}</name></object>".encode() for n in names
-    }
+    members = {f"{top}/Annotations/{n}.xml": f"<object><name>{thing[n]}</name></object>".encode() for n in names}
     members |= {
         f"{top}/ImageSets/Segmentation/train.txt": "\n".join(names[::2]).encode(),
         f"{top}/ImageSets/Segmentation/val.txt": "\n".join(names[1::2]).encode(),

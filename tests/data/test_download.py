@@ -139,9 +139,7 @@ def test_a_file_that_stays_corrupt_is_named_and_can_be_allowed(run, server, tmp_
     assert run("--tasks", task) == 2
     error = capsys.readouterr().err
     sums = [hashlib.sha256(content).hexdigest() for content in (wanted, other)]
-    assert error.startswith(
-        f"error: {name}: expected sha256 {sums[0]}, got {sums[1]}, twice, from {server.url}"
-    )
+    assert error.startswith(f"error: {name}: expected sha256 {sums[0]}, got {sums[1]}, twice, from {server.url}")
     assert "--allow-changed" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "data" / name).exists()
@@ -191,9 +189,7 @@ def test_the_tar_is_left_as_soon_as_all_is_there(run, server, tmp_path):
     assert len(server.asked(VOC)) == 1
 
 
-@pytest.mark.parametrize(
-    ("path", "task"), [("/train2017/000000000002.jpg", "det"), (VOC, "seg"), (NETTE, "cls")]
-)
+@pytest.mark.parametrize(("path", "task"), [("/train2017/000000000002.jpg", "det"), (VOC, "seg"), (NETTE, "cls")])
 def test_404_names_the_address(run, server, capsys, path, task):
     del server.files[path]
     assert run("--tasks", task) == 2

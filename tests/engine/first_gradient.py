@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from engine.config import build_parser, to_config
+from engine.options import build_parser, to_config
 from engine.run import Run
 from engine.stage import StageLoop
 from engine.train import start_model

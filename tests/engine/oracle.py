@@ -83,9 +83,7 @@ def write_det(root: Path, split: str = "val") -> dict[int, Answer]:
         draw(folder / "images" / f"{number}.png", number, size)
     boxes = [(1, 7, [80, 40, 160, 80]), (1, 3, [0, 0, 32, 16]), (2, 3, [50, 100, 50, 100])]
     content = {
-        "images": [
-            {"id": n, "file_name": f"{n}.png", "width": w, "height": h} for n, (w, h) in sizes.items()
-        ],
+        "images": [{"id": n, "file_name": f"{n}.png", "width": w, "height": h} for n, (w, h) in sizes.items()],
         "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}],
         "annotations": [
             {"id": i, "image_id": n, "category_id": c, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from data.transforms import Augment
-from engine.config import Config, build_parser, key_types, to_config, to_dict
+from engine.config import Config, to_dict
 from engine.errors import UserError
+from engine.options import build_parser, key_types, to_config
 from models.criterion import LossConfig
 from models.onehead import ModelConfig
 

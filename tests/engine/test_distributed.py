@@ -32,3 +32,12 @@ def test_two_processes_give_the_gradient_of_one(stage: str, tiny: list[str], tmp
     for name, gradient in one.items():
         # float32 loss terms leave 1e-7; a bias before a batch norm has no gradient but rounding.
         assert (gradient - two[name]).norm() <= 1e-3 * gradient.norm() + 1e-6, name
+
+
+@pytest.mark.slow
+def test_torchrun_trains_all_stages(tiny: list[str], tmp_path: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "engine.train"]
+    done = subprocess.run([sys.executable, *launcher, *tiny], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("minutes of training") == 1  # one process speaks
+    assert (tmp_path / "runs" / "tiny" / "cls.pt").is_file()

@@ -21,9 +21,7 @@ from tests.engine.oracle import CLASSES, Oracle, write_cls, write_det, write_set
 def run(monkeypatch: pytest.MonkeyPatch, oracle: Oracle, root: Path, *options: str) -> int:
     """Run the command line with `oracle` as the model behind --weights."""
     monkeypatch.setattr(command, "load_model", lambda path, device: oracle)
-    return run_cli(
-        command.main, ["--weights", "model.pt", "--data_root", str(root), "--device", "cpu", *options]
-    )
+    return run_cli(command.main, ["--weights", "model.pt", "--data_root", str(root), "--device", "cpu", *options])
 
 
 def last_line(stdout: str) -> dict[str, float | None]:
@@ -53,9 +51,7 @@ def test_the_report_names_splits_classes_and_scores(
         assert text in captured.out
     assert captured.err == ""
     assert last_line(captured.out) == {name: 1.0 for names in SCORE_NAMES.values() for name in names}
-    assert [line.split() for line in captured.out.splitlines() if line.startswith("Top-1 ")] == [
-        ["Top-1", "1.0000"]
-    ]
+    assert [line.split() for line in captured.out.splitlines() if line.startswith("Top-1 ")] == [["Top-1", "1.0000"]]
 
 
 @pytest.mark.parametrize("words", [["det,cls"], ["det", "cls"], ["classification, detection"], ["CLS, Det"]])
@@ -203,10 +199,7 @@ def test_a_json_file_that_cannot_be_written_is_said(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(command.main, ["--weights", "w.pt", "--data_root", str(tmp_path), "--device", "cuda"]) == 2
-    assert (
-        capsys.readouterr().err
-        == "error: --device cuda: torch sees no CUDA device; use --device auto or cpu\n"
-    )
+    assert capsys.readouterr().err == "error: --device cuda: torch sees no CUDA device; use --device auto or cpu\n"
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "many"])

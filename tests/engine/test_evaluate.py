@@ -30,9 +30,7 @@ def test_an_oracle_scores_one_on_images_of_any_size_and_shape(tmp_path: Path) ->
 def test_wrong_answers_cost_what_they_should(tmp_path: Path) -> None:
     oracle = write_sets(tmp_path)
     del oracle.answers[1].boxes[1], oracle.answers[1].labels[1]  # the dog of image 1 is missed
-    oracle.answers[4].cells = torch.zeros(
-        4, 4, dtype=torch.int64
-    )  # the cat's half of 24 x 16 pixels is missed
+    oracle.answers[4].cells = torch.zeros(4, 4, dtype=torch.int64)  # the cat's half of 24 x 16 pixels is missed
     oracle.answers[8].label = 0
     scores = evaluate(oracle, load_sets(tmp_path))
     # cat: found. dog: one of two found, which is 51 of the 101 recall points.
@@ -69,9 +67,7 @@ def test_per_image_results_can_be_resampled(tmp_path: Path) -> None:
 def test_categories_unknown_to_the_model_count_as_missed(tmp_path: Path) -> None:
     image = draw(tmp_path / "1.png", 1, (100, 100))
     boxes = torch.tensor([[0.0, 0.0, 50.0, 50.0], [50.0, 50.0, 100.0, 100.0]])
-    record = Record(
-        image, boxes, torch.tensor([0, 2]), torch.zeros(2, dtype=torch.bool), torch.full((2,), 2500.0)
-    )
+    record = Record(image, boxes, torch.tensor([0, 2]), torch.zeros(2, dtype=torch.bool), torch.full((2,), 2500.0))
     det = TaskSet("det", "test", "", CLASSES["det"], (record,), unknown=("zebra",))
     other = Record(draw(tmp_path / "2.png", 2, (10, 10)), label=2)
     cls = TaskSet("cls", "test", "", CLASSES["cls"], (Record(image, label=0), other), unknown=("zebra",))
@@ -108,9 +104,7 @@ class Watched(Oracle):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_the_model_runs_in_eval_mode_and_gets_its_own_modes_back(
-    tmp_path: Path, dtype: torch.dtype | None
-) -> None:
+def test_the_model_runs_in_eval_mode_and_gets_its_own_modes_back(tmp_path: Path, dtype: torch.dtype | None) -> None:
     model = Watched(write_sets(tmp_path).answers).train()
     model.frozen.eval()
     evaluate(model, load_sets(tmp_path), dtype=dtype)

@@ -36,9 +36,7 @@ def truth(*boxes: list[float], labels: list[int] | None = None, crowd: list[bool
     )
 
 
-def found(
-    *boxes: list[float], scores: list[float] | None = None, labels: list[int] | None = None
-) -> Detections:
+def found(*boxes: list[float], scores: list[float] | None = None, labels: list[int] | None = None) -> Detections:
     return Detections(
         torch.tensor(boxes).reshape(-1, 4),
         torch.tensor(scores or [0.9] * len(boxes)),
@@ -188,18 +186,14 @@ def test_confusion_and_iou_by_hand_with_void() -> None:
     assert matrix.tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
     result = SegmentationTally(matrix[None], ("background", "cat", "dog"))
     # background: 1 of 3, cat: 2 of 4, dog: no pixel anywhere, so it does not count.
-    assert result.scores() == pytest.approx(
-        {"mIoU": (1 / 3 + 1 / 2) / 2, "mIoU_foreground": 0.5, "pixel_acc": 0.6}
-    )
+    assert result.scores() == pytest.approx({"mIoU": (1 / 3 + 1 / 2) / 2, "mIoU_foreground": 0.5, "pixel_acc": 0.6})
     assert result.per_class()["background"] == pytest.approx({"IoU": 1 / 3, "accuracy": 1 / 2, "pixels": 0.4})
     assert math.isnan(result.per_class()["dog"]["IoU"])
 
 
 def test_a_class_that_is_predicted_but_absent_counts_zero() -> None:
     matrix = confusion_matrix(torch.tensor([[0, 0]]), torch.tensor([[0, 2]]), num_classes=3, void=255)
-    assert SegmentationTally(matrix[None], ("background", "cat", "dog")).scores()["mIoU"] == pytest.approx(
-        0.25
-    )
+    assert SegmentationTally(matrix[None], ("background", "cat", "dog")).scores()["mIoU"] == pytest.approx(0.25)
 
 
 def test_iou_is_of_the_whole_set_not_the_mean_over_images() -> None:
@@ -212,9 +206,7 @@ def test_iou_is_of_the_whole_set_not_the_mean_over_images() -> None:
 
 def test_only_void_has_no_score() -> None:
     matrix = confusion_matrix(torch.full((2, 2), 255), torch.zeros(2, 2, dtype=torch.int64), 2, void=255)
-    assert all(
-        math.isnan(v) for v in SegmentationTally(matrix[None], ("background", "cat")).scores().values()
-    )
+    assert all(math.isnan(v) for v in SegmentationTally(matrix[None], ("background", "cat")).scores().values())
 
 
 @pytest.mark.parametrize(
@@ -224,9 +216,7 @@ def test_only_void_has_no_score() -> None:
         (torch.full((1, 2), 7), torch.zeros(1, 2), "label 7 with 3 classes"),
     ],
 )
-def test_masks_that_cannot_be_compared_are_refused(
-    mask: torch.Tensor, predicted: torch.Tensor, sentence: str
-) -> None:
+def test_masks_that_cannot_be_compared_are_refused(mask: torch.Tensor, predicted: torch.Tensor, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         confusion_matrix(mask, predicted, num_classes=3, void=255)
 
@@ -249,9 +239,7 @@ def test_mean_iou_agrees_with_torchmetrics(num_classes: int, seed: int) -> None:
     mask[torch.rand(9, 7, generator=generator) < 0.2] = 255
     matrix = confusion_matrix(mask, predicted, num_classes, void=255)
     expected = multiclass_jaccard_index(predicted, mask, num_classes, average="none", ignore_index=255)
-    present = torch.tensor(
-        [bool(((mask == k) | ((predicted == k) & (mask != 255))).any()) for k in range(num_classes)]
-    )
+    present = torch.tensor([bool(((mask == k) | ((predicted == k) & (mask != 255))).any()) for k in range(num_classes)])
     result = SegmentationTally(matrix[None], tuple(map(str, range(num_classes)))).scores()
     assert result["mIoU"] == pytest.approx(float(expected[present].mean()), abs=1e-5)
     assert matrix.sum() == (mask != 255).sum()
@@ -275,6 +263,4 @@ def test_top1_and_accuracy_by_hand_with_an_unknown_class() -> None:
 def test_top1_of_resampled_images() -> None:
     result = ClassificationTally(np.array([0, 1]), np.array([0, 0]), ("tench", "church"))
     assert result.scores([0, 0, 0, 1])["Top-1"] == 0.75
-    assert math.isnan(
-        ClassificationTally(np.array([2]), np.array([0]), ("a", "b"), ("c",)).scores()["Top-1_known"]
-    )
+    assert math.isnan(ClassificationTally(np.array([2]), np.array([0]), ("a", "b"), ("c",)).scores()["Top-1_known"])

@@ -96,3 +96,15 @@ def test_a_finished_run_is_not_trained_again(tiny: list[str], untouched: Path, t
     before = {p.name: p.read_bytes() for p in (tmp_path / "runs" / "tiny").glob("*.pt")}
     main([*tiny, "--resume"])
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "runs" / "tiny").glob("*.pt")}
+
+
+def test_settings_changed_before_a_resume_are_named(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, 5)
+        with pytest.raises(Killed):
+            main(tiny)
+    capsys.readouterr()
+    main([*tiny, "--stage", "seg", "--resume", "--optim.clip", "1.5"])
+    assert "note: optim.clip: 2.0 -> 1.5 since the run was interrupted" in capsys.readouterr().out
