@@ -32,7 +32,7 @@ def test_all_tasks_from_a_checkpoint_in_a_process_of_its_own(tmp_path: Path) -> 
     write_sets(tmp_path)
     torch.manual_seed(0)
     weights = tmp_path / "model.pt"
-    save(weights, model_content(OneHead(ModelConfig(), CLASSES, input_size=64)))
+    save(weights, model_content(OneHead(ModelConfig(queries=10), CLASSES, input_size=64)))
     script = Path(command.__file__)
     arguments = ["--weights", str(weights), "--data_root", str(tmp_path), "--tasks", "all", "--device", "cpu"]
     done = subprocess.run([sys.executable, script, *arguments], cwd=tmp_path, capture_output=True, text=True)

@@ -131,7 +131,7 @@ def test_other_classes_than_the_models_are_refused(tmp_path: Path) -> None:
 def test_the_real_network_can_be_scored(tmp_path: Path) -> None:
     write_sets(tmp_path)
     torch.manual_seed(0)
-    model = OneHead(ModelConfig(), CLASSES, input_size=64)
+    model = OneHead(ModelConfig(queries=10), CLASSES, input_size=64)
     scores = evaluate(model, load_sets(tmp_path), batch_size=3)
     assert all(0 <= value <= 1 for value in scores.values() if not math.isnan(value))
     assert scores["pixel_acc"] < 1
