@@ -38,7 +38,7 @@ def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set(
         xlabel="epoch of the run",
         ylabel="score on the evaluation set",
-        ylim=(0, min(1.0, max(0.1, 1.15 * highest))),
+        ylim=(0, min(1.02, max(0.1, 1.15 * highest))),
         xlim=(0.5, len(rows) + 0.5),
     )
     axes.grid(axis="y", color="0.9")
