@@ -58,6 +58,8 @@ def train(config: Config, stage: str = "all", resume: bool = False, overfit: int
     stages = list(config.order) if stage == "all" else [stage]
     done = [s for s in stages if (folder / f"{s}.pt").is_file()]
     unfinished = load(folder / "last.pt") if (folder / "last.pt").is_file() else None
+    if unfinished and (folder / f"{unfinished['stage']}.pt").is_file():
+        unfinished = None  # killed between writing the stage's checkpoint and removing last.pt
     check_start(config, folder, stages, done, unfinished, resume)
     check_model(config)
     run = Run(config, overfit)
@@ -153,6 +155,8 @@ def train_stage(run: Run, name: str, unfinished: dict[str, Any] | None) -> None:
             remedy.load_state_dict(state[key])
     run.say(f"stage {name}: {count_parameters(model) / 1e6:.2f} M parameters, {run.device}, {run.dtype or 'float32'}")
     StageLoop(run, name, model, unfinished).train()
+    if not run.is_main:
+        return  # the main process keeps the figures
     last = run.tracker.rows[-1]
     shown = ", ".join(f"{m} {last[m]:.3f}" for m in ("mIoU", "mAP", "AP50", "Top-1") if last.get(m) is not None)
     run.say(f"stage {name}: {last['seconds'] / 60:.1f} min, {shown}")

@@ -68,6 +68,21 @@ def test_killed_at_any_step_and_resumed(steps: int, tiny: list[str], untouched: 
     assert_same_end(tmp_path / "runs" / "tiny", untouched)
 
 
+def test_killed_between_the_stage_checkpoint_and_the_removal_of_last(
+    tiny: list[str], untouched: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, 9)  # in the second epoch of det
+        with pytest.raises(Killed):
+            main(tiny)
+    folder = tmp_path / "runs" / "tiny"
+    stale = (folder / "last.pt").read_bytes()
+    main([*tiny, "--stage", "det", "--resume"])
+    (folder / "last.pt").write_bytes(stale)
+    main([*tiny, "--resume"])
+    assert_same_end(folder, untouched)
+
+
 def test_killed_twice_in_the_same_stage(tiny: list[str], untouched: Path, tmp_path: Path) -> None:
     for steps in (7, 2):
         with pytest.MonkeyPatch.context() as patch:
