@@ -5,8 +5,8 @@ BIN := .venv/bin
 .PHONY: help install quickstart test test-all lint types clean
 
 help:
-	@echo "make quickstart   install, draw small synthetic sets, train all three stages, evaluate (8 minutes on 2 CPU cores)"
-	@echo "make test         install, lint, types, tests (10 minutes)"
+	@echo "make quickstart   install, draw small synthetic sets, train all three stages, evaluate (6 minutes on 2 CPU cores)"
+	@echo "make test         install, lint, types, tests (3 minutes)"
 	@echo "make test-all     the same with the longer proofs"
 	@echo "make install      only .venv; PYTHON=python3.12 chooses another interpreter"
 
