@@ -2,6 +2,7 @@
 
 python -m data.download --root data
 python -m data.download --root data --tasks det
+python -m data.download --root data --tasks pretrain
 python -m data.download --root other --sample --train 1000 --val 200 --test 200 --classes det=person,dog
 
 A list of names and SHA-256 sums says what belongs to a set; files already there are checked and kept, so the
@@ -23,10 +24,14 @@ from data.errors import DataError
 from data.fetch import Web, sha256, write_atomic
 from data.official import (
     COCO_URL,
+    IMAGENETTE_MD5,
     IMAGENETTE_URL,
+    TINY_IMAGENET_MD5,
+    TINY_IMAGENET_URL,
     VOC_URL,
     Item,
     Store,
+    fetch_checked,
     fetch_coco,
     fetch_imagenette,
     fetch_voc,
@@ -40,6 +45,8 @@ MINI = Path(__file__).parent / "manifests" / "mini.json"
 FOLDERS: dict[Task, str] = {"seg": "mini_voc_seg", "det": "mini_coco_det", "cls": "imagenette_160"}
 TASKS = tuple(FOLDERS)
 SPLITS = ("train", "val", "test")
+PRETRAIN = "pretrain"
+"""Name by which --tasks asks for the archives of stage 0, which are kept as they are."""
 _NAME = {"det": r"\d{12}\.jpg", "seg": r"\d{4}_\d{6}", "cls": r"n\d{8}/\w+\.JPEG"}
 
 
@@ -159,9 +166,9 @@ def _check_root(root: Path) -> None:
 
 def _tasks(text: str) -> list[Task]:
     names = [name.strip() for name in text.split(",")]
-    wrong = [name for name in names if name not in TASKS]
+    wrong = [name for name in names if name not in (*TASKS, PRETRAIN)]
     if wrong:
-        raise DataError(f"--tasks {text}: {wrong[0]!r} is not a task; choose from {', '.join(TASKS)}")
+        raise DataError(f"--tasks {text}: {wrong[0]!r} is not a task; choose from {', '.join((*TASKS, PRETRAIN))}")
     return [task for task in TASKS if task in names]
 
 
@@ -182,13 +189,14 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("python -m data.download", description=about, formatter_class=shape)
     what = top.add_argument_group("what")
     what.add_argument("--root", type=Path, default=Path("data"), help="folder that holds the sets")
-    what.add_argument("--tasks", default=",".join(TASKS), help="some of seg,det,cls")
+    what.add_argument("--tasks", default=",".join(TASKS), help="some of seg,det,cls; or pretrain, 350 MB for stage 0")
     what.add_argument("--manifest", type=Path, default=MINI, help="name list to fetch, e.g. a sample.json")
     what.add_argument("--allow-changed", action="store_true", help="accept any image that decodes")
     where = top.add_argument_group("sources")
     where.add_argument("--coco-url", default=COCO_URL, help="folder with train2017/, val2017/, annotations/")
     where.add_argument("--voc-url", default=VOC_URL, help="the VOC 2012 tar; 2 GB pass by, not stored")
     where.add_argument("--imagenette-url", default=IMAGENETTE_URL, help="the Imagenette v2 160 px tgz, 99 MB")
+    where.add_argument("--tiny-imagenet-url", default=TINY_IMAGENET_URL, help="the Tiny-ImageNet-200 zip, 248 MB")
     other = top.add_argument_group("another sample, drawn from images that are not in the mini sets")
     other.add_argument("--sample", action="store_true", help="draw instead of fetching the name list")
     other.add_argument("--classes", nargs="+", default=[], metavar="TASK=NAME,NAME", help="empty: as the mini sets")
@@ -207,6 +215,9 @@ def _run(args: argparse.Namespace) -> None:
     request = Request(_classes(args.classes), counts, args.seed)
     manifest = {} if args.sample else load_manifest(args.manifest)
     _check_root(args.root)
+    if PRETRAIN in args.tasks.split(","):
+        fetch_checked(args.tiny_imagenet_url, TINY_IMAGENET_MD5, args.root / PRETRAIN, store)
+        fetch_checked(args.imagenette_url, IMAGENETTE_MD5, args.root / PRETRAIN, store)
     if args.sample:
         sample(request, tasks, sources, store)
     else:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -25,10 +26,10 @@ _INDEX_MODES = frozenset({"P", "L", "1", "I", "I;16", "I;16B", "I;16L", "LA", "P
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, file: BinaryIO | None = None) -> Iterator[Image.Image]:
     """Open an image, header only; whatever goes wrong inside becomes a DataError that names the file."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file or path) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise _too_large(path, f"{width} x {height} pixels")
@@ -63,14 +64,14 @@ def image_orientation(path: Path) -> int:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, file: BinaryIO | None = None) -> Image.Image:
     """Decode any image to 8-bit RGB as stored: an EXIF rotation is never applied, as in COCO's annotations.
 
     Greyscale, palette and CMYK are converted; 16 bits keep their upper 8; alpha is dropped; of an animation
-    the first frame counts.
+    the first frame counts. `file` is the content where `path` only names it, inside an archive.
     Raises DataError if the file is missing, truncated, no image, or above 64 megapixels.
     """
-    with _opened(path) as image:
+    with _opened(path, file) as image:
         image.load()
         if image.mode == "I" or image.mode.startswith("I;16"):
             # PIL would clip everything above 255 to white.

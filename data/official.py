@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,7 @@ from PIL import Image
 
 from data.errors import DataError
 from data.fetch import (
+    CHUNK,
     BeyondEnd,
     NotFound,
     RemoteStream,
@@ -29,6 +32,11 @@ from data.fetch import (
 COCO_URL = "http://images.cocodataset.org"  # its https certificate names another host
 VOC_URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 IMAGENETTE_URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz"
+IMAGENETTE_MD5 = "e793b78cc4c9e9a4ccc0c1155377a412"
+"""As in torchvision.datasets.Imagenette."""
+TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+"""As in avalanche.benchmarks.datasets.TinyImagenet."""
 
 IMAGE_LIMIT = 20 << 20
 """Bytes; the largest image of the three sources is far below."""
@@ -244,6 +252,39 @@ def fetch_archive(url: str, store: Store) -> Path:
     if not path.is_file():
         download_file(url, path, store.web, ARCHIVE_LIMIT)
     return path
+
+
+def fetch_checked(url: str, md5: str, folder: Path, store: Store) -> None:
+    """Bring an archive into `folder` as it is; one that is there and intact stays, a damaged one is fetched anew.
+
+    Raises DataError when the sum differs twice; `store.allow_changed` takes it all the same.
+    """
+    target = folder / Path(url).name
+    if target.is_file() and md5_of(target) == md5:
+        print(f"{target}: in place and intact", flush=True)
+        return
+    for _ in range(2):
+        path = fetch_archive(url, store)
+        got = md5_of(path)
+        if got == md5 or store.allow_changed:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+            print(f"{target}: fetched", flush=True)
+            return
+        path.unlink()
+    raise DataError(
+        f"{url}: expected md5 {md5}, got {got}, twice; run again later, or, if the source itself has changed, "
+        "add --allow-changed"
+    )
+
+
+def md5_of(path: Path) -> str:
+    """Hexadecimal MD5 of a file, the sum that these archives are published with."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def fetch_imagenette(url: str, items: Sequence[Item], store: Store) -> None:

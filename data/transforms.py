@@ -203,6 +203,7 @@ def to_picture(sample: Sample) -> Picture:
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_RGB = torch.linalg.inv(_YIQ)
 
 
 def recolor(image: Tensor, brightness: float, contrast: float, saturation: float, turns: float) -> Tensor:
@@ -212,7 +213,7 @@ def recolor(image: Tensor, brightness: float, contrast: float, saturation: float
     """
     grey = LUMA.expand(3, 3)
     cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
-    turn = torch.linalg.inv(_YIQ) @ torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
+    turn = _RGB @ torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
     matrix = brightness * contrast * turn @ (saturation * torch.eye(3) + (1 - saturation) * grey)
     flat = image.flatten(1)
     offset = brightness * (1 - contrast) * (LUMA @ flat.mean(1))

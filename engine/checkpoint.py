@@ -18,6 +18,8 @@ from engine.errors import UserError
 from models.onehead import ModelConfig, OneHead
 
 FORMAT = "onehead/1"
+WEIGHTS = Path(__file__).parents[1] / "weights"
+"""Where the weights lie that come with this repository."""
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -100,22 +102,33 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> OneHead:
 def load_weights(model: OneHead, path: str | Path) -> list[str]:
     """Start `model` from a checkpoint of the same architecture, whatever its classes.
 
-    Returns the names of parameters that were left alone, because their shape depends on the classes. Raises UserError
-    when any other does not fit.
+    Returns the tasks whose class rows start fresh, because the classes are others. Raises UserError when any other
+    weight does not fit.
     """
-    theirs = load(path).get("model")
-    own = model.state_dict()
-    found = theirs if isinstance(theirs, dict) else {}
-    fitting = {k: v for k, v in found.items() if k in own and getattr(v, "shape", None) == own[k].shape}
-    left = [k for k in own if k not in fitting]
-    odd = [k for k in left if not k.startswith(("head.class_queries", "head.projection."))]
-    if odd:
+    theirs = build_model(load(path), str(path))
+    own, found = model.state_dict(), theirs.state_dict()
+    shared = [k for k in own if k not in ("head.class_queries", "head.projection.weight", "head.projection.bias")]
+    odd = [k for k in shared if k not in found or found[k].shape != own[k].shape]
+    if odd or model.config.dim != theirs.config.dim:
         raise UserError(
             f"{path} holds another model: {len(odd)} of {len(own)} weights do not fit, such as {odd[0]}; "
             "choose another --init, or the --model settings it was made with"
         )
-    model.load_state_dict(fitting, strict=False)
-    return left
+    model.load_state_dict({k: found[k] for k in shared}, strict=False)
+    same = [task for task in model.classes if model.classes[task] == theirs.classes[task]]
+    return model.head.adopt_rows(theirs.head, same)
+
+
+def stage0_path(backbone: str) -> Path | None:
+    """The weights of stage 0 that come with this repository, None if there are none for the backbone."""
+    path = WEIGHTS / f"{backbone}_stage0.pt"
+    return path if path.is_file() else None
+
+
+def load_backbone(model: OneHead, path: str | Path) -> None:
+    """Start only the backbone from a checkpoint, for a network whose neck or head has another shape."""
+    theirs = build_model(load(path), str(path)).state_dict()
+    model.load_state_dict({k: v for k, v in theirs.items() if k.startswith("backbone.")}, strict=False)
 
 
 def provenance() -> dict[str, str]:

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from continual import ContinualConfig
+from data.mosaics import MosaicConfig
 from data.transforms import Augment
 from data.types import Task
 from models.criterion import LossConfig
 from models.onehead import ModelConfig
+
+STAGE0 = "stage0"
+"""Value of `init` that stands for the backbone's weights of stage 0 in this repository."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,31 @@ class TrackConfig:
 
 
 @dataclass(frozen=True)
+class PretrainConfig:
+    """Stage 0: weights from images sorted by class."""
+
+    sources: list[str] = field(default_factory=lambda: ["data/pretrain"])
+    """Folders, zips or tars of images by class."""
+    tiles: int = 24
+    """Passes over the images that teach backbone and neck to classify the tiles of mosaics."""
+    mosaics: int = 6
+    """Passes that teach the whole network to find, segment and classify them."""
+    batch: int = 16
+    """Mosaics a step."""
+    tiles_lr: float = 2e-3
+    """Highest learning rate of the first phase."""
+    mosaics_lr: float = 1e-3
+    """Highest learning rate of the second phase."""
+    mosaics_backbone_lr: float = 0.1
+    """Factor of that rate in the backbone, whose features the first phase has settled."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of matrices and filters."""
+    ema: float = 0.999
+    """Decay of the averaged weights."""
+    mosaic: MosaicConfig = field(default_factory=MosaicConfig)
+
+
+@dataclass(frozen=True)
 class Config:
     """One run."""
 
@@ -94,8 +123,8 @@ class Config:
     """Seed of everything random."""
     order: list[Task] = field(default_factory=lambda: ["seg", "det", "cls"])
     """Order of the stages; one task alone gives its single-task baseline."""
-    init: str | None = None
-    """Checkpoint whose weights the first stage starts from."""
+    init: str | None = STAGE0
+    """Checkpoint that the first stage starts from; stage0: weights/<backbone>_stage0.pt; null: random weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: what the device is fast at (see engine.device)."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -103,6 +132,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     continual: ContinualConfig = field(default_factory=ContinualConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
 
 

@@ -121,7 +121,7 @@ def unknown(name: str, keys: set[str]) -> str:
     inside = sorted(k for k in keys if k.startswith(f"{name}."))
     if inside:
         return f"a section, not a setting; it holds {', '.join(inside)}"
-    last = {k.rsplit(".", 1)[-1]: k for k in sorted(keys)}
+    last = {k.rsplit(".", 1)[-1]: k for k in sorted(keys, reverse=True)}
     near = difflib.get_close_matches(name, keys, 1, 0.75)
     near = near or [last[k] for k in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, 1, 0.65)]
     return f"unknown key {name!r}; " + (f"did you mean {near[0]}?" if near else "see --help for all keys")

@@ -45,3 +45,24 @@ def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def plot_pretraining(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the held-out accuracy of stage 0 by stride, and its loss, over all passes."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    series = (("accuracy", "all strides"), ("accuracy@8", "stride 8"), ("accuracy@16", "16"), ("accuracy@32", "32"))
+    x = range(1, len(rows) + 1)
+    for (key, label), (_, marker, line, colour) in zip(series, CURVES):
+        left.plot(x, [r[key] for r in rows], marker=marker, linestyle=line, color=colour, label=label, markersize=4)
+    left.set(xlabel="pass", ylabel="accuracy on held-out images", ylim=(0, None))
+    left.legend(frameon=False)
+    for phase, colour in (("tiles", "#0072B2"), ("mosaics", "#D55E00")):
+        points = [(i + 1, r["loss"]) for i, r in enumerate(rows) if r["stage"] == phase]
+        if points:
+            right.plot(*zip(*points), marker="o", color=colour, label=f"phase {phase}", markersize=4)
+    right.set(xlabel="pass", ylabel="training loss (its terms differ between phases)", ylim=(0, None))
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.grid(axis="y", color="0.9")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

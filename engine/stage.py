@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,6 +58,21 @@ def freeze_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+def check_losses(values: dict[str, float], where: str, step: int, folder: Path, rate: str = "optim.lr") -> None:
+    """Raise UserError when a loss is not finite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(broken(f"{where}: loss {name!r} is {value} at step {step}", folder, rate))
+
+
+def broken(reason: str, folder: Path, rate: str = "optim.lr") -> str:
+    """What to say when training cannot go on; `rate` is the setting to lower."""
+    return (
+        f"{reason}. The checkpoints in {folder} are the last good ones; "
+        f"lower {rate} or set --precision fp32, then --resume"
+    )
 
 
 class StageLoop:
@@ -187,7 +203,7 @@ class StageLoop:
             return {"loss": 0.0}
         total = torch.stack(list(losses.values())).sum()
         values = {k: float(v.detach()) for k, v in losses.items()}
-        self.check(values, number)
+        check_losses(values, f"stage {self.name}, epoch {self.epoch + 1}", number, self.run.folder)
         accelerator.backward(total)
         accelerator.clip_grad_norm_(self.wrapped.parameters(), self.run.config.optim.clip)
         self.optimizer.step()
@@ -213,18 +229,9 @@ class StageLoop:
             losses.update(remedy.penalty(step, outputs))
         return losses
 
-    def check(self, values: dict[str, float], number: int) -> None:
-        """Stop when a loss is not finite."""
-        for name, value in values.items():
-            if not math.isfinite(value):
-                self.stop(f"loss {name!r} is {value} at step {number}")
-
     def stop(self, reason: str) -> None:
         """Raise UserError that says where the training broke and what is left."""
-        raise UserError(
-            f"stage {self.name}, epoch {self.epoch + 1}: {reason}. The checkpoints in {self.run.folder} are the "
-            "last good ones; lower optim.lr or set --precision fp32, then --resume"
-        )
+        raise UserError(broken(f"stage {self.name}, epoch {self.epoch + 1}: {reason}", self.run.folder))
 
     def common(self) -> dict[str, Any]:
         """What both kinds of checkpoint hold."""

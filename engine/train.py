@@ -8,13 +8,15 @@ Where a stage's weights come from, the first that exists:
     1. last.pt of this run, if it was interrupted (with --resume)
     2. --init, for the first stage of the run
     3. the previous stage's checkpoint of this run
-    4. nothing: random weights, and it says so
+    4. the weights of stage 0, weights/<backbone>_stage0.pt
+    5. nothing: random weights, and it says so
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +24,24 @@ import torch
 import yaml
 from accelerate.utils import set_seed
 
-from engine.checkpoint import build_model, load, load_model, load_weights
-from engine.config import Config, to_dict
+from engine.checkpoint import build_model, load, load_backbone, load_model, load_weights, stage0_path
+from engine.config import STAGE0, Config, to_dict
 from engine.device import keep_freed_memory
 from engine.errors import UserError, run_cli
 from engine.options import build_parser, to_config
 from engine.plots import plot_forgetting
+from engine.pretrain import pretrain
 from engine.run import HEADLINE, JOINT, Run
 from engine.stage import StageLoop
 from engine.tracking import write_text
-from models.onehead import OneHead, count_parameters
+from models.onehead import ModelConfig, OneHead, count_parameters
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and train."""
     parser = build_parser("python -m engine.train", "Train OneHead: segmentation, detection, classification in turn.")
-    parser.add_argument("--stage", choices=["all", "seg", "det", "cls", JOINT], default="all", help="what to train")
+    stages = ["all", "pretrain", "seg", "det", "cls", JOINT]
+    parser.add_argument("--stage", choices=stages, default="all", help="what to train")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
     parser.add_argument(
         "--overfit",
@@ -48,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parsed = parser.parse_args(argv)
     keep_freed_memory()
+    if parsed.stage == "pretrain":
+        pretrain(to_config(parser, parsed), parsed.resume)
+        return 0
     train(to_config(parser, parsed), JOINT if parsed.overfit else parsed.stage, parsed.resume, parsed.overfit)
     return 0
 
@@ -121,8 +128,8 @@ def check_model(config: Config) -> None:
         OneHead(config.model, {"seg": ("one",), "det": ("one",), "cls": ("one",)}, config.data.size)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if config.init:
-        load(config.init)
+    if config.init not in (None, STAGE0):
+        load(str(config.init))
 
 
 def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
@@ -174,12 +181,24 @@ def start_model(run: Run, name: str, unfinished: dict[str, Any] | None) -> tuple
         return load_model(path), load(path)["remedies"]
     set_seed(config.seed)
     model = OneHead(config.model, run.classes, config.data.size)
-    if config.init:
-        fresh = load_weights(model, config.init)
-        run.say(f"stage {name}: starts from {config.init}; new: {', '.join(fresh) or 'nothing'}")
-    else:
-        run.say(f"stage {name}: starts from random weights (no --init)")
+    run.say(f"stage {name}: starts from {first_weights(model, config)}")
     return model, {}
+
+
+def first_weights(model: OneHead, config: Config) -> str:
+    """Fill a new model as `init` says and return in words with what."""
+    if not config.init:
+        return "random weights (init is null)"
+    if config.init != STAGE0:
+        fresh = load_weights(model, config.init)
+        return f"{config.init}; new classes: {', '.join(fresh) or 'none'}"
+    path = stage0_path(config.model.backbone)
+    if path is None:
+        return f"random weights: there are none of stage 0 for {config.model.backbone}"
+    if replace(ModelConfig(**load(path)["architecture"]), queries=config.model.queries) == config.model:
+        return f"{path}; new classes: {', '.join(load_weights(model, path)) or 'none'}"
+    load_backbone(model, path)
+    return f"{path}, backbone only: neck and head have another shape"
 
 
 def print_table(summary: dict[str, Any], run: Run) -> None:

@@ -8,6 +8,7 @@ Shape suffixes: B batch, N object queries, K segmentation classes, M memory toke
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,14 +84,40 @@ class QueryHead(nn.Module):
             self.projection.bias[4] = CONF_PRIOR
             nn.init.orthogonal_(self.projection.weight[-self.rows["mask"] :])
 
-    def project(self, tokens: Tensor, *names: str) -> tuple[Tensor, ...]:
-        """Read the named blocks of the projection, which lie side by side, from tokens (..., D)."""
+    def block(self, *names: str) -> slice:
+        """Rows of the projection that hold the named blocks, which lie side by side."""
         blocks = list(self.rows)
         start = sum(self.rows[b] for b in blocks[: blocks.index(names[0])])
-        sizes = [self.rows[n] for n in names]
-        rows = slice(start, start + sum(sizes))
+        return slice(start, start + sum(self.rows[n] for n in names))
+
+    def project(self, tokens: Tensor, *names: str) -> tuple[Tensor, ...]:
+        """Read the named blocks of the projection, which lie side by side, from tokens (..., D)."""
+        rows, sizes = self.block(*names), [self.rows[n] for n in names]
         tokens = F.layer_norm(tokens, tokens.shape[-1:])
         return F.linear(tokens, self.projection.weight[rows], self.projection.bias[rows]).split(sizes, dim=-1)
+
+    @torch.no_grad()
+    def copy_rows(self, source: str, to: str) -> None:
+        """Let one block of the projection start as a copy of another of the same size."""
+        for values in (self.projection.weight, self.projection.bias):
+            values[self.block(to)] = values[self.block(source)]
+
+    @torch.no_grad()
+    def adopt_rows(self, other: QueryHead, same: Collection[str]) -> list[str]:
+        """Take over another head's projection and class queries, but for tasks whose classes are not the `same`.
+
+        Rows of new classes stay as they are; new class queries are drawn like those that the other head has learnt.
+        Returns the tasks that start fresh.
+        """
+        for name in ("box", "conf", "mask", *(task for task in ("det", "cls") if task in same)):
+            for own, theirs in zip(self.projection.parameters(), other.projection.parameters()):
+                own[self.block(name)] = theirs[other.block(name)]
+        learnt = other.class_queries
+        if "seg" in same:
+            self.class_queries.copy_(learnt)
+        elif len(learnt) > 1:
+            self.class_queries.copy_(learnt.mean(0) + learnt.std(0) * torch.randn_like(self.class_queries))
+        return [task for task in ("seg", "det", "cls") if task not in same]
 
     def read_objects(self, tokens: Tensor, references: Tensor) -> Outputs:
         """Object predictions of tokens (B, N, D) relative to boxes (B, N, 4) or (N, 4)."""
@@ -139,7 +166,12 @@ class QueryHead(nn.Module):
         return Queries(torch.cat(index, dim=1), torch.cat(boxes, dim=1), sum(i.shape[1] for i in index) // n)
 
     def forward(
-        self, maps: list[Tensor], queries: Queries | None = None, groups: int = 0, denoise: Tensor | None = None
+        self,
+        maps: list[Tensor],
+        queries: Queries | None = None,
+        groups: int = 0,
+        denoise: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> Outputs:
         """All three outputs from pyramid maps (B, D, H_i, W_i) at strides 8, 16, 32.
 
@@ -148,6 +180,7 @@ class QueryHead(nn.Module):
             queries: object queries to use instead of the head's own selection (a student on its teacher's selection).
             groups: additional runs of N object queries for one-to-many matching, in training.
             denoise: noised boxes (B, R * N, 4) as R further runs, in training. Nothing deployed sees either.
+            slots: class queries (B, K') to ask in place of all: with hundreds of classes, those an image speaks of.
 
         Returns a dict: pred_logits (B, N, C_det), pred_conf (B, N), pred_boxes (B, N, 4), pred_masks (B, K, H/8, W/8),
         pred_class (B, C_cls) of the last layer; "aux_outputs": the same for the earlier layers and, first, for the
@@ -158,26 +191,30 @@ class QueryHead(nn.Module):
         dense = {**self.read_objects(memory.tokens_BMD, memory.boxes_M4), "references": memory.boxes_M4}
         queries = queries or self.select(dense)
         pooled = memory.tokens_BMD.mean(1)
-        start = {"pred_masks": self.read_masks(self.expand(maps[0]), maps[0]), "pred_class": self.read_class(pooled)}
-        outputs = self.decode(pooled, queries, memory, maps[0])
+        asked = self.ask(maps[0], slots)
+        start = {"pred_masks": self.read_masks(asked, maps[0]), "pred_class": self.read_class(pooled)}
+        outputs = self.decode(pooled, queries, asked, memory, maps[0])
         result = {**outputs[-1], "aux_outputs": [start, *outputs[:-1]], "dense": dense, "queries": queries}
         extra = self.extra_queries(dense, memory, groups, denoise)
         if extra is not None:
             result["extra_outputs"] = self.decode_extra(extra, memory)
         return result
 
-    def expand(self, like: Tensor) -> Tensor:
-        """The class queries (K, D) for every image of the batch, in the type of `like`."""
-        return self.class_queries.to(like.dtype).expand(len(like), -1, -1)
+    def ask(self, like: Tensor, slots: Tensor | None) -> Tensor:
+        """The class queries (B, K, D) of every image of the batch, in the type of `like`."""
+        all_KD = self.class_queries.to(like.dtype)
+        return all_KD.expand(len(like), -1, -1) if slots is None else all_KD[slots]
 
-    def decode(self, pooled_BD: Tensor, queries: Queries, memory: Memory, pix_BDHW: Tensor) -> list[Outputs]:
+    def decode(
+        self, pooled_BD: Tensor, queries: Queries, asked_BKD: Tensor, memory: Memory, pix_BDHW: Tensor
+    ) -> list[Outputs]:
         """Run the deployed tokens through the layers; predictions after each.
 
         A layer looks around the box that the one before predicted. What is predicted stays relative to the query's
         memory cell, so that the one projection means the same before and after every layer.
         """
         objects = pick(memory.tokens_BMD, queries.index)
-        x = torch.cat([pooled_BD[:, None], objects, self.expand(pix_BDHW)], dim=1)
+        x = torch.cat([pooled_BD[:, None], objects, asked_BKD], dim=1)
         n = objects.shape[1]
         image = x.new_tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float32).expand(len(x), x.shape[1] - n, 4)
         boxes, cells, outputs = queries.boxes, memory.boxes_M4[queries.index], []

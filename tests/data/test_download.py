@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from data import fetch, official
+from data import download, fetch, official
 from data.download import MINI, coco_json, load_manifest, main
 from tests.data.server import (
     NETTE,
@@ -94,7 +94,7 @@ def test_only_the_tasks_asked_for(run, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"mini_coco_det"}
     assert run("--tasks", "det,boxes") == 2
     error = capsys.readouterr().err
-    assert error == "error: --tasks det,boxes: 'boxes' is not a task; choose from seg, det, cls\n"
+    assert error == "error: --tasks det,boxes: 'boxes' is not a task; choose from seg, det, cls, pretrain\n"
 
 
 def test_damaged_and_missing_files_are_replaced_and_others_left_alone(run, server, tmp_path):
@@ -292,3 +292,34 @@ def test_annotations_are_coco():
     ]  # fmt: skip
     box = {"category_id": 1, "bbox": [1.0, 2.0, 3.5, 4.0], "area": 14.0, "iscrowd": 0}
     assert truth["annotations"] == [{"id": 1, "image_id": 2, **box}, {"id": 2, "image_id": 101, **box}]
+
+
+@pytest.fixture
+def archives(server, monkeypatch) -> dict[str, bytes]:
+    """The two archives of stage 0 on the server, their sums known to the program."""
+    found = {"tiny-imagenet-200.zip": b"tiny" * 50_000, "imagenette2-160.tgz": FILES[NETTE]}
+    server.files["/tiny-imagenet-200.zip"] = found["tiny-imagenet-200.zip"]
+    for name, content in zip(("TINY_IMAGENET_MD5", "IMAGENETTE_MD5"), found.values()):
+        monkeypatch.setattr(download, name, hashlib.md5(content).hexdigest())
+    return found
+
+
+def test_the_archives_of_stage_0_arrive_whole_over_a_bad_line(run, server, archives, tmp_path, capsys):
+    server.cut = 30_000
+    tiny = f"--tiny-imagenet-url={server.url}/tiny-imagenet-200.zip"
+    assert run("--tasks", "pretrain", tiny) == 0
+    assert tree(tmp_path / "data") == {f"pretrain/{name}": content for name, content in sorted(archives.items())}
+    server.log.clear()
+    assert run("--tasks", "pretrain", tiny) == 0
+    assert server.log == []
+    assert "in place and intact" in capsys.readouterr().out
+
+
+def test_an_archive_of_stage_0_with_another_sum_is_refused(run, server, archives, tmp_path, capsys):
+    server.files["/tiny-imagenet-200.zip"] = b"something else"
+    tiny = f"--tiny-imagenet-url={server.url}/tiny-imagenet-200.zip"
+    assert run("--tasks", "pretrain", tiny) == 2
+    assert "tiny-imagenet-200.zip: expected md5 " in capsys.readouterr().err
+    assert tree(tmp_path / "data") == {}
+    assert run("--tasks", "pretrain", tiny, "--allow-changed") == 0
+    assert tree(tmp_path / "data")["pretrain/tiny-imagenet-200.zip"] == b"something else"

@@ -11,7 +11,7 @@ from data.synthetic import main as draw
 TINY = (  # noqa: SIM905
     "--data.size 64 --model.dim 32 --model.heads 2 --model.hidden 64 --model.queries 10 --optim.batch 4 "
     "--optim.epochs.seg 2 --optim.epochs.det 2 --optim.epochs.cls 2 --track.evals 1 --track.save_seconds 0 "
-    "--continual.replay 3 --precision fp32"
+    "--continual.replay 3 --precision fp32 --init null"
 ).split()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_help_describes_every_setting(key: str) -> None:
 
 def entry(key: str) -> str:
     """The text of one setting in --help, without the usage above, up to the next setting."""
-    text = " ".join(PARSER.format_help().split()).replace(", --order+ [ITEM,...]", "")
+    text = re.sub(r", --\S+\+ \[ITEM,...\]", "", " ".join(PARSER.format_help().split()))
     settings = text[text.index("One run:") :]
     return settings[settings.index(f"--{key} ") :].split(" --")[0]
 

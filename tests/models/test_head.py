@@ -344,3 +344,57 @@ def test_a_task_teaches_only_its_own_rows(model: OneHead, task: str, learning: s
     assert found == learning
     assert any(p.grad is not None and p.grad.any() for p in model.backbone.parameters())
     assert all(g.isfinite().all() for g in gradients(model).values())
+
+
+# --- stage 0: some of many classes, and rows taken over ---
+
+
+@torch.no_grad()
+def test_asking_all_classes_in_order_is_the_default(model: OneHead) -> None:
+    maps = model.features(images(2))
+    every = torch.arange(len(CLASSES["seg"])).expand(2, -1)
+    asked, default = model.head(maps, slots=every), model.head(maps)
+    assert torch.equal(asked["pred_masks"], default["pred_masks"])
+    assert torch.equal(asked["pred_boxes"], default["pred_boxes"])
+
+
+def test_each_image_can_be_asked_for_classes_of_its_own() -> None:
+    model = tiny()
+    slots = torch.tensor([[0, 3], [4, 0]])
+    outputs = model.head(model.features(images(2)), slots=slots)
+    assert outputs["pred_masks"].shape[:2] == (2, 2)
+    start = outputs["aux_outputs"][0]["pred_masks"]  # before any layer a class query is on its own
+    whole = model.head(model.features(images(2)))["aux_outputs"][0]["pred_masks"]
+    for image in range(2):
+        assert torch.allclose(start[image], whole[image, slots[image]], atol=1e-5)
+    outputs["pred_masks"][0].sum().backward()
+    gradient = model.head.class_queries.grad
+    assert gradient is not None
+    assert gradient.abs().sum(1).gt(0).tolist() == [True, False, False, True, False]
+
+
+def test_copied_rows_read_the_same() -> None:
+    torch.manual_seed(0)
+    head = OneHead(ModelConfig(dim=32, heads=2, hidden=64, queries=12), {**CLASSES, "cls": CLASSES["det"]}, SIZE).head
+    before = head.projection.weight.clone()
+    head.copy_rows("det", "cls")
+    tokens = torch.randn(5, 32)
+    (det,), (cls,) = head.project(tokens, "det"), head.project(tokens, "cls")
+    assert torch.equal(det, cls)
+    changed = (head.projection.weight != before).any(1).nonzero()[:, 0].tolist()
+    assert changed == list(range(*head.block("cls").indices(len(before))))
+
+
+def test_a_head_takes_over_what_does_not_depend_on_classes() -> None:
+    theirs, own = tiny(seed=3), tiny(seed=4)
+    fresh = own.head.projection.weight.clone()
+    assert own.head.adopt_rows(theirs.head, ["det"]) == ["seg", "cls"]
+    for block, taken in (("box", True), ("conf", True), ("det", True), ("mask", True), ("cls", False)):
+        rows = own.head.block(block)
+        expected = theirs.head.projection.weight if taken else fresh
+        assert torch.equal(own.head.projection.weight[rows], expected[rows]), block
+    learnt, drawn = theirs.head.class_queries, own.head.class_queries
+    assert (drawn.mean() - learnt.mean()).abs() < 4 * learnt.std() / learnt.numel() ** 0.5
+    assert not torch.equal(drawn, learnt)
+    assert own.head.adopt_rows(theirs.head, ["seg", "det", "cls"]) == []
+    assert torch.equal(own.head.class_queries, learnt)

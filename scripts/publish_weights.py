@@ -1,0 +1,39 @@
+"""Turn a checkpoint of a run into a file to give away: fp16, without optimiser, kept images or figures of the run.
+
+python scripts/publish_weights.py runs/stage0/pretrain.pt weights/fast_scnn_stage0.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from engine.checkpoint import build_model, load, model_content, save
+from engine.errors import run_cli
+
+KEPT = ("stage", "config", "seconds", "provenance")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the checkpoint, halve its precision, write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("target", type=Path)
+    args = parser.parse_args(argv)
+    content = load(args.checkpoint)
+    model = model_content(build_model(content, str(args.checkpoint)))
+    model["model"] = {k: v.half() if v.is_floating_point() else v for k, v in model["model"].items()}
+    if not all(torch.isfinite(v).all() for v in model["model"].values()):
+        raise ValueError(f"{args.checkpoint}: a weight is too large for fp16")
+    content["config"] = {k: v for k, v in content["config"].items() if k not in ("data", "pretrain", "runs")}
+    save(args.target, {**model, **{k: content[k] for k in KEPT}})
+    print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,117 @@
+"""Images by class are found in every layout, whatever holds them, and split the same way each time."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from data.class_images import mini_names, read_class_images
+from data.errors import DataError
+
+FILES = {"bird/b.png": (10, 20), "bird/a.png": (30, 12), "ant/c.jpg": (8, 8)}
+
+
+def encoded(size: tuple[int, int], shade: int, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (shade, 0, 255 - shade)).save(buffer, "PNG" if kind == ".png" else "JPEG")
+    return buffer.getvalue()
+
+
+def contents(prefix: str = "") -> dict[str, bytes]:
+    return {
+        prefix + name: encoded(size, 40 * i, Path(name).suffix) for i, (name, size) in enumerate(FILES.items())
+    }
+
+
+def folder(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tgz"])
+@pytest.mark.parametrize("prefix", ["", "some/where/", "set/train/"])
+def test_folders_and_archives_give_the_same(tmp_path: Path, kind: str, prefix: str) -> None:
+    files = contents(prefix)
+    maker = {"folder": folder, "zip": zipped, "tgz": tarred}[kind]
+    found = read_class_images([maker(tmp_path / f"source.{kind}", files)])
+    assert found.names == ("ant", "bird")
+    assert found.labels.tolist() == [0, 1, 1]
+    assert [tuple(i.shape) for i in found.images] == [(3, 8, 8), (3, 12, 30), (3, 20, 10)]
+    assert found.images[2][0, 0, 0] == 0  # bird/b.png, exact because PNG keeps its values
+
+
+def test_where_there_is_a_training_folder_the_rest_is_left_alone(tmp_path: Path) -> None:
+    files = contents("tiny/train/") | {"tiny/val/images/v.png": encoded((9, 9), 1, ".png")}
+    files |= {"tiny/train/cow/images/d.png": encoded((9, 9), 1, ".png"), "tiny/words.txt": b"ant\n"}
+    found = read_class_images([zipped(tmp_path / "tiny.zip", files)])
+    assert found.names == ("ant", "bird", "cow")
+    assert len(found) == 4
+
+
+def test_sources_add_up_and_large_images_are_shrunk(tmp_path: Path) -> None:
+    first = folder(tmp_path / "first", {"bird/x.png": encoded((400, 200), 3, ".png")})
+    second = folder(tmp_path / "second", contents())
+    found = read_class_images([first, second], side=16)
+    assert found.names == ("ant", "bird")
+    assert [tuple(i.shape[1:]) for i in found.images] == [(8, 8), (12, 30), (16, 8), (16, 32)] or len(found) == 4
+    assert max(min(i.shape[1:]) for i in found.images) == 16
+
+
+def test_images_of_the_mini_set_can_be_left_out(tmp_path: Path) -> None:
+    name = sorted(mini_names())[0]
+    files = contents() | {f"ant/{name}.JPEG": encoded((9, 9), 1, ".jpg")}
+    assert len(mini_names()) >= 300
+    assert len(read_class_images([folder(tmp_path, files)])) == 4
+    assert len(read_class_images([tmp_path], without=mini_names())) == 3
+
+
+def test_the_split_holds_out_every_twentieth_of_a_class(tmp_path: Path) -> None:
+    files = {f"{c}/{i:02}.png": encoded((4, 4), i, ".png") for c, n in (("a", 41), ("b", 19)) for i in range(n)}
+    training, held = read_class_images([folder(tmp_path, files)]).split()
+    assert (len(training), len(held)) == (58, 2)
+    assert [int(i[0, 0, 0]) for i in held.images] == [19, 39]
+    assert held.labels.tolist() == [0, 0]
+    assert torch.bincount(training.labels).tolist() == [39, 19]
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [({"loose.png": b""}, "no images sorted by class"), ({"ant/broken.png": b"no image"}, "ant/broken.png")],
+)
+def test_a_source_of_no_use_is_named(tmp_path: Path, files: dict[str, bytes], says: str) -> None:
+    for source in (folder(tmp_path / "f", files), zipped(tmp_path / "z.zip", files)):
+        with pytest.raises(DataError, match=says) as caught:
+            read_class_images([source])
+        assert str(source) in str(caught.value)
+
+
+def test_a_missing_source_and_a_file_that_is_no_archive_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("hello")
+    with pytest.raises(DataError, match="is not there"):
+        read_class_images([tmp_path / "none"])
+    with pytest.raises(DataError, match="neither a folder nor a zip"):
+        read_class_images([tmp_path / "text.txt"])
