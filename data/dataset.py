@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from data.images import read_image, read_mask
-from data.transforms import Augment, Picture, eval_transform, make_boxes, resize, train_transform
+from data.transforms import Augment, Picture, eval_transform, make_boxes, mosaic, resize, train_transform
 from data.types import Record, Sample, TaskSet
 
 
@@ -55,12 +55,22 @@ class TaskDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Return sample `index`; a pure function of the files, the seed, the epoch and the index."""
+        picture = self._picture(index)
+        if self.augment is None:
+            return self._evaluate(picture)
+        generator = sample_generator(self.seed, int(self._epoch), index)
+        sample = self._vary(picture, generator)
+        if self.task_set.task == "cls" or torch.rand((), generator=generator) >= self.augment.mosaic:
+            return sample
+        others = torch.randint(len(self), (3,), generator=generator).tolist()
+        return mosaic([sample, *(self._vary(self._picture(i), generator) for i in others)], generator)
+
+    def _picture(self, index: int) -> Picture:
+        """Image `index` with its annotation, decoded on first use."""
         picture = self._pictures[index]
         if picture is None:
             picture = self._pictures[index] = self._load(index)
-        if self.augment is None:
-            return self._evaluate(picture)
-        return self._vary(picture, sample_generator(self.seed, int(self._epoch), index))
+        return picture
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose augmentations come next; also seen by running workers."""
@@ -71,8 +81,7 @@ class TaskDataset(Dataset[Sample]):
         name = f"reading {self.task_set.task} {self.task_set.split}"
         bar = tqdm(range(len(self)), desc=name, leave=False, disable=None)
         for index in bar:
-            if self._pictures[index] is None:
-                self._pictures[index] = self._load(index)
+            self._picture(index)
 
     def _load(self, index: int) -> Picture:
         """Decode one image and its annotation, shrunk to what is kept."""

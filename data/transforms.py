@@ -43,6 +43,8 @@ class Augment:
     """Brightness, contrast, saturation change by up to this share, hue by an 1/8 of it."""
     grey: float = 0.05
     """Probability of a greyscale image."""
+    mosaic: float = 0.0
+    """Seg, det: probability that four images are composed into one; 0 is off."""
 
 
 @dataclass(frozen=True)

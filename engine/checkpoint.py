@@ -126,9 +126,14 @@ def stage0_path(backbone: str) -> Path | None:
 
 
 def load_backbone(model: OneHead, path: str | Path) -> None:
-    """Start only the backbone from a checkpoint, for a network whose neck or head has another shape."""
-    theirs = build_model(load(path), str(path)).state_dict()
-    model.load_state_dict({k: v for k, v in theirs.items() if k.startswith("backbone.")}, strict=False)
+    """Start only the backbone from a checkpoint, whatever its neck and head. Raises UserError for another backbone."""
+    theirs = build_model(load(path), str(path))
+    if theirs.config.backbone != model.config.backbone:
+        raise UserError(
+            f"{path} has the backbone {theirs.config.backbone}, not {model.config.backbone}: choose another"
+        )
+    found = {k: v for k, v in theirs.state_dict().items() if k.startswith("backbone.")}
+    model.load_state_dict(found, strict=False)
 
 
 def provenance() -> dict[str, str]:

@@ -15,6 +15,8 @@ from models.onehead import ModelConfig
 
 STAGE0 = "stage0"
 """Value of `init` that stands for the backbone's weights of stage 0 in this repository."""
+BACKBONE_OF = "backbone:"
+"""Start of an `init` that asks for the backbone of a checkpoint alone."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ class Config:
     order: list[Task] = field(default_factory=lambda: ["seg", "det", "cls"])
     """Order of the stages; one task alone gives its single-task baseline."""
     init: str | None = STAGE0
-    """Checkpoint that the first stage starts from; stage0: weights/<backbone>_stage0.pt; null: random weights."""
+    """What the first stage starts from. FILE: a checkpoint; backbone:FILE: only its backbone; stage0:
+    weights/<backbone>_stage0.pt; null: random weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: what the device is fast at (see engine.device)."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -31,7 +31,8 @@ def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
     start = 0
     for i, row in enumerate(rows):
         if i + 1 == len(rows) or rows[i + 1]["stage"] != row["stage"]:
-            axes.text((start + i + 1) / 2 + 0.5, 1.03, f"stage {row['stage']}", ha="center", va="bottom")
+            middle, above = (start + i + 1) / 2 + 0.5, axes.get_xaxis_transform()
+            axes.text(middle, 1.02, f"stage {row['stage']}", ha="center", va="bottom", transform=above)
             if i + 1 < len(rows):
                 axes.axvline(i + 1.5, color="0.5", linewidth=1)
             start = i + 1

@@ -82,7 +82,8 @@ class StageLoop:
         config = run.config
         self.run, self.name = run, name
         self.stage = run.begin(name)
-        self.freeze = config.continual.freeze_statistics and bool(self.stage.old)
+        freeze = config.continual.freeze_statistics
+        self.freeze = freeze == "always" or (freeze == "later" and bool(self.stage.old))
         self.epochs = getattr(config.optim.epochs, name)
         self.criterion = Criterion(config.loss, run.mean_count)
         self.loaders = run.loaders(name)

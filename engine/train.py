@@ -25,7 +25,7 @@ import yaml
 from accelerate.utils import set_seed
 
 from engine.checkpoint import build_model, load, load_backbone, load_model, load_weights, stage0_path
-from engine.config import STAGE0, Config, to_dict
+from engine.config import BACKBONE_OF, STAGE0, Config, to_dict
 from engine.device import keep_freed_memory
 from engine.errors import UserError, run_cli
 from engine.options import build_parser, to_config
@@ -129,7 +129,7 @@ def check_model(config: Config) -> None:
     except ValueError as error:
         raise UserError(str(error)) from None
     if config.init not in (None, STAGE0):
-        load(str(config.init))
+        load(str(config.init).removeprefix(BACKBONE_OF))
 
 
 def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
@@ -189,6 +189,9 @@ def first_weights(model: OneHead, config: Config) -> str:
     """Fill a new model as `init` says and return in words with what."""
     if not config.init:
         return "random weights (init is null)"
+    if config.init.startswith(BACKBONE_OF):
+        load_backbone(model, config.init.removeprefix(BACKBONE_OF))
+        return f"{config.init}; neck and head: random weights"
     if config.init != STAGE0:
         fresh = load_weights(model, config.init)
         return f"{config.init}; new classes: {', '.join(fresh) or 'none'}"

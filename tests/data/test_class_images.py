@@ -24,9 +24,7 @@ def encoded(size: tuple[int, int], shade: int, kind: str) -> bytes:
 
 
 def contents(prefix: str = "") -> dict[str, bytes]:
-    return {
-        prefix + name: encoded(size, 40 * i, Path(name).suffix) for i, (name, size) in enumerate(FILES.items())
-    }
+    return {prefix + name: encoded(size, 40 * i, Path(name).suffix) for i, (name, size) in enumerate(FILES.items())}
 
 
 def folder(root: Path, files: dict[str, bytes]) -> Path:

@@ -180,3 +180,23 @@ def test_mask_of_another_size_is_refused(tmp_path: Path):
     Image.fromarray(np.zeros((60, 40), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png"):
         _ = TaskDataset(task_set, 20, None)[0]
+
+
+def test_mosaics_show_several_images_and_follow_seed_and_epoch(tmp_path: Path):
+    task_set = detection(tmp_path)
+    plain = TaskDataset(task_set, 30, Augment(mosaic=0.0), seed=1)
+    always = TaskDataset(task_set, 30, Augment(mosaic=1.0, scale=(1.0, 1.0), aspect=1.0), seed=1)
+    assert max(len(plain[i].labels) for i in range(3)) <= 2
+    assert max(len(always[i].labels) for i in range(3)) > 2
+    again = TaskDataset(task_set, 30, Augment(mosaic=1.0, scale=(1.0, 1.0), aspect=1.0), seed=1)
+    assert all(equal(always[i], again[i]) for i in (2, 0, 1))
+    before = always[0]
+    always.set_epoch(1)
+    assert not equal(before, always[0])
+
+
+def test_classification_images_are_never_composed(tmp_path: Path):
+    record = Record(write_image(tmp_path / "a.png"), label=1)
+    task_set = TaskSet("cls", "train", "drawn", ("cat", "dog"), (record,))
+    sample = TaskDataset(task_set, 30, Augment(mosaic=1.0))[0]
+    assert sample.label == 1

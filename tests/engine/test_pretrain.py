@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.checkpoint import load, load_model, load_weights
+from engine.checkpoint import load, load_backbone, load_model, load_weights
+from engine.errors import UserError
 from engine.pretrain import Pretraining
 from engine.train import main
 from models.onehead import OneHead
@@ -79,9 +80,7 @@ def test_an_interrupted_run_ends_bit_for_bit_the_same(
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_an_interrupted_run_is_not_overwritten(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_is_not_overwritten(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Pretraining.train_epoch
 
     def once(self: Pretraining) -> dict[str, object]:
@@ -116,8 +115,22 @@ def test_later_stages_start_from_it_but_for_the_class_rows(finished: Path) -> No
     assert not any(torch.equal(q, v) for q in queries for v in learnt)
 
 
-def test_a_stage_started_from_it_says_so(
-    finished: Path, tiny: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stage_started_from_it_says_so(finished: Path, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*tiny, "--stage", "seg", "--init", str(finished / "pretrain.pt")]) == 0
     assert f"starts from {finished / 'pretrain.pt'}; new classes: seg, det, cls" in capsys.readouterr().out
+
+
+def test_its_backbone_alone_can_be_the_start(
+    finished: Path, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = OneHead(load_model(finished / "pretrain.pt").config, dict.fromkeys(("seg", "det", "cls"), ("a", "b")), 96)
+    fresh = {k: v.clone() for k, v in model.state_dict().items()}
+    load_backbone(model, finished / "pretrain.pt")
+    own, theirs = model.state_dict(), load_model(finished / "pretrain.pt").state_dict()
+    for key, value in own.items():
+        expected = theirs if key.startswith("backbone.") else fresh
+        assert torch.equal(value, expected[key]), key
+    assert main([*tiny, "--stage", "seg", "--init", f"backbone:{finished / 'pretrain.pt'}"]) == 0
+    assert "neck and head: random weights" in capsys.readouterr().out
+    with pytest.raises(UserError, match="none is not there"):
+        main([*tiny, "--stage", "seg", "--name", "other", "--init", "backbone:none"])

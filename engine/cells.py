@@ -1,0 +1,119 @@
+"""Trainings side by side: each a process of its own whose result is a small file; what is done already is skipped.
+
+A grid is stopped and taken up again at any time, on another machine too, as long as the folder of results goes along.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.device import cpu_name
+from engine.errors import UserError
+from engine.tracking import write_text
+
+Settings = Mapping[str, Any]
+"""Settings by dotted key, as on the command line: {"optim.lr": 5e-4}."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Variants x seeds x stages.
+
+    name: folder of results and prefix of run folders; stages: what is trained, each from the start: one task alone, or
+    "all" in order; config: file of `engine.train`; settings: of every cell; variants: further settings by name.
+    """
+
+    name: str
+    stages: list[str]
+    config: str
+    seeds: list[int]
+    variants: dict[str, Settings]
+    settings: Settings = field(default_factory=dict)
+
+    def cells(self) -> list[Cell]:
+        """All cells, seed by seed, so that a grid that is stopped has every variant equally often."""
+        return [
+            Cell(variant, stage, seed, {**self.settings, **(changes or {})})
+            for seed, (variant, changes), stage in itertools.product(self.seeds, self.variants.items(), self.stages)
+        ]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: its place in the grid and its settings."""
+
+    variant: str
+    stage: str
+    seed: int
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """File name of the result, without its ending."""
+        return f"{self.variant}-{self.stage}-s{self.seed}"
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a grid from a YAML file. Raises UserError when it is none."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Grid(**content)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give the path of a YAML file") from None
+    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{path} is no grid ({text}): it needs name, stages, config, seeds and variants") from None
+
+
+def to_options(settings: Settings) -> list[str]:
+    """Settings as words of a command line."""
+    return [
+        word
+        for key, value in settings.items()
+        for word in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
+    ]
+
+
+def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any]:
+    """The cell's result: read if there is one, else trained for. Raises UserError when the training fails."""
+    target, run = results / grid.name / f"{cell.name}.json", f"{grid.name}-{cell.name}"
+    order = [] if cell.stage == "all" else ["--order", f"[{cell.stage}]"]
+    where = ["--config", grid.config, "--runs", str(runs), "--name", run, "--seed", str(cell.seed)]
+    command = ["engine.train", "--stage", cell.stage, *order, "--resume", *where, *to_options(cell.settings)]
+    shown = " ".join(["python -m", *command])
+    if target.is_file():
+        found: dict[str, Any] = json.loads(target.read_text())
+        if found["command"] != shown:
+            raise UserError(f"{target} is the result of `{found['command']}`, not of `{shown}`: rename one of the two")
+        return found
+    print(shown, flush=True)
+    if subprocess.run([sys.executable, "-m", *command], check=False).returncode:
+        raise UserError(f"the training of {run} failed, see above; run the same command again to go on from here")
+    summary = json.loads((runs / run / "summary.json").read_text())
+    result = {
+        "variant": cell.variant,
+        "stage": cell.stage,
+        "seed": cell.seed,
+        "command": shown,
+        "machine": cpu_name(),
+        **{k: summary[k] for k in ("device", "dtype", "commit", "torch", "minutes", "minutes_by_stage")},
+        "rows": stage_ends(runs / run / "metrics.jsonl"),
+    }
+    write_text(target, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def stage_ends(path: Path) -> list[dict[str, Any]]:
+    """The evaluations at the end of each stage of a run."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    last = {row["stage"]: row for row in rows if "mIoU" in row}
+    return [{k: v for k, v in row.items() if k not in ("lr", "losses")} for row in last.values()]

@@ -1,0 +1,61 @@
+"""Ablations: train every variant of a grid for every seed, then print one table a stage.
+
+python -m scripts.search configs/search/det.yaml --data.root data
+
+Results land in results/<grid's name>/, one file a cell; cells that are there already are not trained again. Options
+that this script does not know are handed on to every training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.cells import read_grid, run_cell
+from engine.errors import UserError, run_cli
+
+METRICS = {"seg": ("mIoU",), "det": ("AP50", "mAP"), "cls": ("Top-1",), "all": ("mIoU", "AP50", "mAP", "Top-1")}
+"""What is shown of a stage."""
+
+
+def table(stage: str, results: dict[str, list[dict[str, Any]]]) -> str:
+    """One line a variant: mean and range over seeds of each metric at the end, minutes."""
+    metrics, width = METRICS[stage], max(map(len, results))
+    lines = [f"\n{stage:<{width}}  seeds" + "".join(f"{m:>22}" for m in metrics) + f"{'minutes':>10}"]
+    for variant, cells in results.items():
+        line = f"{variant:<{width}}  {len(cells):>5}"
+        for metric in metrics:
+            values = [c["rows"][-1][metric] or 0.0 for c in cells]
+            line += f"{statistics.mean(values):>8.4f} {f'({min(values):.3f}-{max(values):.3f})':>13}"
+        lines.append(line + f"{statistics.mean(c['minutes'] for c in cells):>10.1f}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid", type=Path, help="YAML file of the grid")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders lie")
+    args, options = parser.parse_known_args(argv)
+    if len(options) % 2 or not all(o.startswith("--") for o in options[::2]):
+        raise UserError(f"options for the trainings come as --section.key VALUE, not {' '.join(options)}")
+    grid = read_grid(args.grid)
+    given = {k.removeprefix("--"): v for k, v in zip(options[::2], options[1::2])}
+    grid = replace(grid, settings={**grid.settings, **given})
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for cell in grid.cells():
+        result = run_cell(grid, cell, args.results, args.runs)
+        results.setdefault(cell.stage, {}).setdefault(cell.variant, []).append(result)
+    for stage, rows in results.items():
+        print(table(stage, rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
