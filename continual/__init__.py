@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from continual.base import Losses, Remedy, Stage, Step
+from continual.average import Average
+from continual.base import Examples, Losses, Remedy, Stage, Step
+from continual.compose import Compose
 from continual.config import ContinualConfig
 from continual.distill import Distill
+from continual.ewc import EWC
+from continual.freeze import Freeze
+from continual.l2sp import L2SP
+from continual.lwf import LwF
 from continual.replay import Replay
 
-__all__ = ["ContinualConfig", "Losses", "Remedy", "Stage", "Step", "remedies"]
+__all__ = ["ContinualConfig", "Examples", "Losses", "Remedy", "Stage", "Step", "remedies"]
 
 
 def remedies(config: ContinualConfig) -> dict[str, Remedy]:
-    """The remedies that are switched on, by name."""
+    """The remedies that are switched on, by name; those that add images come first, so that teachers see them."""
+    c = config
     chosen: dict[str, Remedy | None] = {
-        "replay": Replay(config.replay, config.replay_step) if config.replay else None,
-        "distill": Distill(config.distill) if config.distill else None,
+        "replay": Replay(c.replay, c.replay_step, c.replay_outputs, c.replay_more) if c.replay else None,
+        "compose": Compose(c.compose) if c.compose else None,
+        "lwf": LwF(c.lwf, c.lwf_sure) if c.lwf else None,
+        "distill": Distill(c.distill, c.distill_features) if c.distill or c.distill_features else None,
+        "ewc": EWC(c.ewc) if c.ewc else None,
+        "l2sp": L2SP(c.l2sp) if c.l2sp else None,
+        "average": Average(c.average) if c.average else None,
+        "freeze": Freeze() if c.freeze else None,
     }
     return {name: remedy for name, remedy in chosen.items() if remedy is not None}

@@ -1,22 +1,24 @@
-"""The protocol of a remedy against forgetting, and the list of all there are.
+"""The protocol of a remedy against forgetting.
 
-A remedy is one file with one class; to add one, write it beside `distill.py` and name it in `continual/__init__.py`.
-Hooks run in this order: before_stage, (before_step, penalty) for every step, after_stage.
+A remedy is one file with one class; to add one, write it beside `l2sp.py` and name it in `continual/__init__.py`.
+Hooks run in this order: before_stage, (before_step, penalty) for every step, settle, after_stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from models.head import Queries
+from models.head import Outputs, Queries
 from models.onehead import OneHead
 from models.targets import Targets
 
 Losses = dict[str, Tensor]
+Examples = Sequence[tuple[Tensor, Targets]]
 
 
 @dataclass
@@ -24,14 +26,18 @@ class Stage:
     """What a remedy may know about the stage that begins or ends.
 
     tasks: learnt in this stage; old: learnt before; start: the weights the stage starts from, in eval mode and without
-    gradients (averaged weights of the previous stage), None in the first stage; examples: reads this stage's training
-    images, float32 (3, S, S) in 0..1, without augmentation, each with its annotation as a batch of one.
+    gradients (averaged weights of the previous stage), None in the first stage; examples: gives this stage's training
+    images, float32 (3, S, S) in 0..1, without augmentation, each with its annotation as a batch of one;
+    model: the network in training, and in `settle` and `after_stage` the averaged weights that the stage ends with;
+    loss: the training loss of a network on images (B, 3, S, S), None where none of them is annotated.
     """
 
     tasks: tuple[str, ...]
     old: tuple[str, ...]
     start: OneHead | None
-    examples: Callable[[], list[tuple[Tensor, Targets]]]
+    examples: Callable[[], Examples]
+    model: OneHead | None = None
+    loss: Callable[[OneHead, Tensor, Targets], Tensor | None] = lambda *_: None
 
 
 @dataclass
@@ -39,12 +45,26 @@ class Step:
     """One training step as the remedies see and change it before the forward pass.
 
     images: float32 (B, 3, S, S) in 0..1; targets: their annotations; queries: object queries that the student shall
-    use instead of its own selection.
+    use instead of its own selection; taught: the teacher's outputs for the images, once a remedy has asked for them.
     """
 
     images: Tensor
     targets: Targets
     queries: Queries | None = None
+    taught: Outputs | None = None
+
+    @torch.no_grad()
+    def ask(self, stage: Stage) -> Outputs:
+        """The outputs of the stage's start, asked for once a step; the student follows its selection of queries.
+
+        Query i of two free selections would be two things, so where detection is old, both decode the teacher's.
+        """
+        if self.taught is None:
+            assert stage.start is not None
+            self.taught = stage.start(self.images)
+            if "det" in stage.old:
+                self.queries = self.taught["queries"]
+        return self.taught
 
 
 class Remedy:
@@ -60,8 +80,14 @@ class Remedy:
         """Named loss terms, already weighted; empty while there is nothing to remember."""
         return {}
 
+    def settle(self, stage: Stage) -> None:
+        """Called when training has ended; may change `stage.model`, the weights the stage is about to end with."""
+
     def after_stage(self, stage: Stage) -> None:
-        """Called once, when a stage has ended."""
+        """Called when a stage has ended: collect what later stages need.
+
+        Called late, at the start of the next stage, if the remedy was switched on only then.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """State for the checkpoint: tensors and plain values only."""
@@ -69,3 +95,24 @@ class Remedy:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
+
+
+def own_weights(model: OneHead, tasks: Sequence[str]) -> dict[str, Tensor]:
+    """Masks, by name of the parameter, of the weights that serve the given tasks alone; all others are shared.
+
+    These are rows of the projection, and for segmentation the class queries.
+    """
+    head = model.head
+    blocks = {"seg": ("mask",), "det": ("box", "conf", "det"), "cls": ("cls",)}
+    masks = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in model.named_parameters() if n in OWNED}
+    for task in tasks:
+        for name in blocks[task]:
+            masks["head.projection.weight"][head.block(name)] = True
+            masks["head.projection.bias"][head.block(name)] = True
+    if "seg" in tasks:
+        masks["head.class_queries"][:] = True
+    return masks
+
+
+OWNED = ("head.class_queries", "head.projection.weight", "head.projection.bias")
+"""Parameters of which parts belong to single tasks."""

@@ -8,13 +8,33 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ContinualConfig:
-    """Remedies add up; a weight or size of 0 switches one off."""
+    """Remedies add up; a weight, share or size of 0 switches one off."""
 
     freeze_statistics: Literal["never", "later", "always"] = "later"
     """Keep batch-norm statistics: in stages after the first, or always, as the weights of the start have them."""
     distill: float = 1.0
-    """Weight of the distance to the previous stage's outputs (LwF, distillation)."""
+    """Weight of the distance to all outputs of the previous stage's checkpoint, dense and layer by layer."""
+    distill_features: float = 0.0
+    """Weight of the relative squared distance to its feature maps; part of `distill`."""
+    lwf: float = 0.0
+    """Learning without Forgetting: weight of the distance to its final outputs alone."""
+    lwf_sure: float = 0.5
+    """Probability from which on a pixel's old class counts."""
     replay: int = 0
     """Images kept of each old task, at most 10."""
     replay_step: int = 2
-    """Kept images added to each step."""
+    """Kept images added to each step, of all old tasks together, at most 10."""
+    replay_outputs: float = 1.0
+    """Weight of the distance to the outputs stored with kept images."""
+    replay_more: bool = False
+    """Let the buffer hold more than 10 images a task and only the steps show few."""
+    compose: float = 0.0
+    """Images composed of four of the step's own, as a share of its images, for the teacher to speak about."""
+    ewc: float = 0.0
+    """Elastic Weight Consolidation: stiffness; an average weight that matters has importance 1."""
+    l2sp: float = 0.0
+    """Pull of the weights towards where the stage started."""
+    average: float = 0.0
+    """Share of the stage's start in the weights that it ends with."""
+    freeze: bool = False
+    """Learn nothing but the new tasks' own rows of the projection: a reference row."""

@@ -1,69 +1,129 @@
-"""Replay: a few images of every old task, with their annotations, among those of the new one.
+"""Replay: a few images of every old task, with their annotations and old outputs, among those of the new one.
 
-Source: experience replay as in arXiv 1902.10486. The buffer holds at most 10 images a task and a step shows fewer, so
-the loop over it never depends on a batch filling up.
+Sources: experience replay, arXiv 1902.10486; outputs stored beside the images, arXiv 2004.07211 (Dark Experience
+Replay). The buffer is drawn from without regard to its size, so that one smaller than a batch replays as well.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from continual.base import Remedy, Stage, Step
+from continual.base import Losses, Remedy, Stage, Step
+from continual.teaching import divergence, object_distance
+from models.head import Outputs
+from models.onehead import OneHead
 from models.targets import VOID, Targets
 
 MOST = 10
-"""Images a task that the assignment lets a buffer hold."""
+"""Images a task that the assignment allows."""
+
+
+@dataclass
+class Kept:
+    """An image uint8 (3, S, S) with its annotation, and what the network said right after the image's own stage.
+
+    taught: half-precision outputs by name, for the image and for its mirror image; empty if nothing was stored.
+    """
+
+    image: Tensor
+    targets: Targets
+    taught: list[dict[str, Tensor]]
+
+    @property
+    def task(self) -> str:
+        """The task the image is annotated for."""
+        return annotated(self.targets)
 
 
 class Replay(Remedy):
-    """Keeps `size` images of each finished task and adds `per_step` of them, mirrored or not, to each step."""
+    """Keeps `size` images of each finished task and adds `per_step` of them, mirrored or not, to each step.
 
-    def __init__(self, size: int, per_step: int) -> None:
-        if not 0 < size <= MOST:
-            raise ValueError(f"continual.replay is {size}: a buffer holds 1 to {MOST} images a task")
-        if per_step < 1:
-            raise ValueError(f"continual.replay_step is {per_step}: show at least 1, or set continual.replay to 0")
-        self.size, self.per_step = size, per_step
-        self.buffer: list[tuple[Tensor, Targets]] = []
+    weight: of the distance to the stored outputs; hold_more: read the limit as one of images shown a step, not kept.
+    """
+
+    def __init__(self, size: int, per_step: int, weight: float, hold_more: bool) -> None:
+        if size < 1 or (size > MOST and not hold_more):
+            raise ValueError(
+                f"continual.replay is {size}: a buffer holds 1 to {MOST} images a task; set continual.replay_more to "
+                "hold more and show few a step"
+            )
+        if not 1 <= per_step <= MOST:
+            raise ValueError(
+                f"continual.replay_step is {per_step}: show 1 to {MOST} a step, or set continual.replay to 0"
+            )
+        self.size, self.per_step, self.weight = size, per_step, weight
+        self.buffer: list[Kept] = []
         self.active = False
+        self.shown: list[tuple[int, Kept, bool]] = []
 
     def before_stage(self, stage: Stage) -> None:
-        """Replay from the second stage on; raise ValueError if nothing is kept of an old task."""
-        missing = set(stage.old) - {annotated(t) for _, t in self.buffer}
-        if missing:
-            raise ValueError(
-                f"replay kept no image of {', '.join(sorted(missing))}: train that stage with continual.replay above 0 "
-                "too, or set it to 0"
-            )
+        """Replay from the second stage on."""
         self.active = bool(stage.old)
 
     def before_step(self, step: Step) -> None:
         """Append kept images and their annotations to the batch."""
-        if not self.active:
+        if not self.active or not self.buffer:
             return
         chosen = torch.randperm(len(self.buffer))[: self.per_step].tolist()
-        kept = [mirrored(*self.buffer[i]) if torch.rand(()) < 0.5 else self.buffer[i] for i in chosen]
-        images = torch.stack([image for image, _ in kept]).to(step.images.device)
+        turned = (torch.rand(len(chosen)) < 0.5).tolist()
+        self.shown = [(len(step.images) + i, self.buffer[k], t) for i, (k, t) in enumerate(zip(chosen, turned))]
+        pairs = [mirrored(k.image, k.targets) if t else (k.image, k.targets) for _, k, t in self.shown]
+        images = torch.stack([image for image, _ in pairs]).to(step.images.device)
         step.images = torch.cat([step.images, images.to(step.images.dtype) / 255])
-        step.targets = Targets.cat([step.targets, *(t.to(step.images.device) for _, t in kept)])
+        step.targets = Targets.cat([step.targets, *(t.to(step.images.device) for _, t in pairs)])
+
+    def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
+        """Terms "replay_seg", "replay_det", "replay_cls": mean distance to the stored outputs of the shown images."""
+        losses: dict[str, list[Tensor]] = {}
+        for place, kept, turned in self.shown if self.active and self.weight else ():
+            if kept.taught:
+                taught = {k: v.to(step.images.device) for k, v in kept.taught[turned].items()}
+                losses.setdefault(f"replay_{kept.task}", []).append(distance(kept.task, outputs, place, taught))
+        return {name: self.weight * torch.stack(values).sum() / len(self.shown) for name, values in losses.items()}
 
     def after_stage(self, stage: Stage) -> None:
         """Keep images of the stage's tasks that together show as many classes as possible."""
         everything = stage.examples()
+        shown = [(annotated(t), classes_of(t)) for _, t in everything]
         for task in stage.tasks:
-            examples = [(image, t) for image, t in everything if annotated(t) == task]
-            self.buffer += [((image * 255).round().to(torch.uint8), t) for image, t in cover(examples, self.size)]
+            places = [i for i, (of, _) in enumerate(shown) if of == task]
+            for i in cover([shown[p][1] for p in places], self.size):
+                image, targets = everything[places[i]]
+                views = [image, image.flip(-1)] if stage.model is not None else []
+                taught = [say(stage.model, task, view) for view in views] if stage.model is not None else []
+                self.buffer.append(Kept((image * 255).round().to(torch.uint8), targets, taught))
 
     def state_dict(self) -> dict[str, Any]:
-        """The kept images and annotations as plain tensors."""
-        return {"buffer": [(image, vars(t)) for image, t in self.buffer]}
+        """The kept images, annotations and outputs as plain tensors."""
+        return {"buffer": [(k.image, vars(k.targets), k.taught) for k in self.buffer]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the kept images."""
-        self.buffer = [(image, Targets(**t)) for image, t in state["buffer"]]
+        self.buffer = [Kept(image, Targets(**t), taught) for image, t, taught in state["buffer"]]
+
+
+@torch.no_grad()
+def say(model: OneHead, task: str, image: Tensor) -> dict[str, Tensor]:
+    """What a network says about an image (3, S, S) that its task reads, half precision, on the CPU."""
+    was, _ = model.training, model.eval()
+    outputs: Outputs = model(image[None].to(model.mean.device))
+    model.train(was)
+    read = {"seg": ("pred_masks",), "cls": ("pred_class",), "det": ("pred_conf", "pred_logits", "pred_boxes")}[task]
+    source = outputs["dense"] if task == "det" else outputs
+    return {name: source[name][0].half().cpu() for name in read}
+
+
+def distance(task: str, outputs: Outputs, place: int, taught: dict[str, Tensor]) -> Tensor:
+    """How far the outputs for image `place` of a batch are from stored ones."""
+    if task == "det":
+        own = {k: outputs["dense"][k][place][None] for k in taught}
+        return object_distance(own, {k: v[None].float() for k, v in taught.items()})
+    name = "pred_masks" if task == "seg" else "pred_class"
+    return divergence(outputs[name][place], taught[name], dim=0).mean()
 
 
 def annotated(targets: Targets) -> str:
@@ -79,15 +139,19 @@ def classes_of(targets: Targets) -> set[int]:
     return {int(v) for v in values if v not in (-1, VOID)}
 
 
-def cover(examples: list[tuple[Tensor, Targets]], size: int) -> list[tuple[Tensor, Targets]]:
-    """Greedy choice of `size` examples: each next one shows most of the classes shown least so far."""
-    left = list(examples)
-    chosen: list[tuple[Tensor, Targets]] = []
+def cover(classes: list[set[int]], size: int) -> list[int]:
+    """Greedy choice of up to `size` images by what each shows: the next one shows most of what was shown least so far.
+
+    Returns positions.
+    """
+    left = list(range(len(classes)))
+    chosen: list[int] = []
     seen: dict[int, int] = {}
     while left and len(chosen) < size:
-        best = max(range(len(left)), key=lambda i: sum(1 / (1 + seen.get(c, 0)) ** 2 for c in classes_of(left[i][1])))
-        chosen.append(left.pop(best))
-        for c in classes_of(chosen[-1][1]):
+        best = max(left, key=lambda i: sum(1 / (1 + seen.get(c, 0)) ** 2 for c in classes[i]))
+        left.remove(best)
+        chosen.append(best)
+        for c in classes[best]:
             seen[c] = seen.get(c, 0) + 1
     return chosen
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
 from continual import Remedy, Stage, remedies
 from data.catalog import load_set, summary
@@ -25,7 +27,9 @@ from engine.config import Config
 from engine.device import DTYPES, pick_device, pick_precision
 from engine.evaluate import Evaluator
 from engine.tracking import Row, Tracker, write_text
+from models.criterion import Criterion
 from models.onehead import OneHead
+from models.targets import Targets
 
 JOINT = "joint"
 """Stage that learns all tasks at once; no remedy is needed, so it is a reference row."""
@@ -109,24 +113,32 @@ class Run:
         place = order.index(stage) if stage in order else 0  # type: ignore[arg-type]
         return order[place - 1] if place else None
 
-    def begin(self, stage: str) -> Stage:
-        """What remedies may know about a stage."""
+    def begin(self, stage: str, model: OneHead | None) -> Stage:
+        """What remedies may know about a stage that `model` is trained in."""
         before = self.previous(stage)
         old = tuple(self.config.order[: list(self.config.order).index(before) + 1]) if before else ()  # type: ignore
         start = load_model(self.folder / f"{before}.pt", self.device) if before else None
         if start is not None:
             start.requires_grad_(False)
-        return Stage(self.tasks_of(stage), old, start, self.examples(stage))
+        read = partial(ExampleImages, [self.train_sets[t] for t in self.tasks_of(stage)], self.config.data.size)
+        return Stage(self.tasks_of(stage), old, start, read, model, self.loss)
 
-    def examples(self, stage: str) -> Callable[[], list[tuple[Tensor, Any]]]:
-        """Unaugmented images with annotation, read only if a remedy asks for them."""
+    def loss(self, model: OneHead, images: Tensor, targets: Targets) -> Tensor | None:
+        """The training loss of a network on some images, None where none of them is annotated."""
+        terms = Criterion(self.config.loss)(model(images), targets)
+        return torch.stack(list(terms.values())).sum() if terms else None
 
-        def read() -> list[tuple[Tensor, Any]]:
-            sets = [TaskDataset(self.train_sets[t], self.config.data.size, None) for t in self.tasks_of(stage)]
-            samples = (s[i] for s in sets for i in range(len(s)))
-            return [(images[0], targets) for images, targets in (collate([s]) for s in samples)]
-
-        return read
+    def restore_remedies(self, state: dict[str, Any], stage: str) -> None:
+        """Give remedies their state before a stage; one without any was off, and collects now what it missed."""
+        for name, remedy in self.remedies.items():
+            if name in state:
+                remedy.load_state_dict(state[name])
+        late = [remedy for name, remedy in self.remedies.items() if name not in state]
+        order = list(self.config.order)
+        for done in order[: order.index(stage)] if late and stage in order else ():  # type: ignore[arg-type]
+            ended = self.begin(done, load_model(self.folder / f"{done}.pt", self.device))
+            for remedy in late:
+                remedy.after_stage(ended)
 
     def loaders(self, stage: str) -> dict[str, DataLoader[Batch]]:
         """Loaders of a stage: "augmented", and "plain" for its end."""
@@ -181,6 +193,23 @@ class Run:
         }
         write_text(self.folder / "summary.json", json.dumps(content, indent=2) + "\n")
         return content
+
+
+class ExampleImages(Sequence[tuple[Tensor, Targets]]):
+    """Images of one or several sets as evaluation sees them, decoded when asked for, each as a batch of one."""
+
+    def __init__(self, task_sets: Sequence[TaskSet], size: int) -> None:
+        self.images: Any = ConcatDataset([TaskDataset(s, size, None) for s in task_sets])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Targets]:  # type: ignore[override]
+        """Image float32 (3, S, S) in 0..1 and its annotation."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        images, targets = collate([self.images[index]])
+        return images[0], targets
 
 
 def first(task_set: TaskSet, count: int) -> TaskSet:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from continual import Losses, Step
+from continual.base import OWNED
 from engine.batches import Batch, stable_seed
 from engine.checkpoint import model_content, provenance, save
 from engine.config import OptimConfig, to_dict
@@ -31,10 +33,13 @@ from models.onehead import OneHead
 
 
 def parameter_groups(model: OneHead, config: OptimConfig, lr: float) -> list[dict[str, Any]]:
-    """Four groups: backbone or not, with weight decay (matrices, filters) or without (all else)."""
+    """Up to four groups: backbone or not, with weight decay (matrices, filters) or without (all else).
+
+    What single tasks own has none: rows of old tasks get no gradient, and shall not fade either.
+    """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
-        groups.setdefault((name.startswith("backbone."), p.ndim > 1), []).append(p)
+        groups.setdefault((name.startswith("backbone."), p.ndim > 1 and name not in OWNED), []).append(p)
     return [
         {
             "params": params,
@@ -81,7 +86,7 @@ class StageLoop:
     def __init__(self, run: Run, name: str, model: OneHead, resume: dict[str, Any] | None) -> None:
         config = run.config
         self.run, self.name = run, name
-        self.stage = run.begin(name)
+        self.stage = run.begin(name, model)
         freeze = config.continual.freeze_statistics
         self.freeze = freeze == "always" or (freeze == "later" and bool(self.stage.old))
         self.epochs = getattr(config.optim.epochs, name)
@@ -131,8 +136,11 @@ class StageLoop:
                     save(run.folder / "last.pt", self.content())
                     saved = time.monotonic()
             run.accelerator.wait_for_everyone()
+        ended = replace(self.stage, model=self.ema.module)
         for remedy in run.remedies.values():
-            remedy.after_stage(self.stage)
+            remedy.settle(ended)
+        for remedy in run.remedies.values():
+            remedy.after_stage(ended)
         if run.is_main:
             save(run.folder / f"{self.name}.pt", self.finished())
             (run.folder / "last.pt").unlink(missing_ok=True)

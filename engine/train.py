@@ -157,9 +157,7 @@ def latest_rows(config: Config, folder: Path, unfinished: dict[str, Any] | None)
 def train_stage(run: Run, name: str, unfinished: dict[str, Any] | None) -> None:
     """Find the stage's start, restore remedies, train."""
     model, state = start_model(run, name, unfinished)
-    for key, remedy in run.remedies.items():
-        if key in state:
-            remedy.load_state_dict(state[key])
+    run.restore_remedies(state, name)
     run.say(f"stage {name}: {count_parameters(model) / 1e6:.2f} M parameters, {run.device}, {run.dtype or 'float32'}")
     StageLoop(run, name, model, unfinished).train()
     if not run.is_main:

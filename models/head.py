@@ -185,7 +185,8 @@ class QueryHead(nn.Module):
         Returns a dict: pred_logits (B, N, C_det), pred_conf (B, N), pred_boxes (B, N, 4), pred_masks (B, K, H/8, W/8),
         pred_class (B, C_cls) of the last layer; "aux_outputs": the same for the earlier layers and, first, for the
         tokens before any layer; "dense": object predictions of all M memory tokens with their "references" (M, 4);
-        "queries": the selection; "extra_outputs": object predictions of training-only runs per layer, if there are any.
+        "queries": the selection; "maps": the neck's; "extra_outputs": object predictions of training-only runs per
+        layer, if there are any.
         """
         memory = self.memorise(maps)
         dense = {**self.read_objects(memory.tokens_BMD, memory.boxes_M4), "references": memory.boxes_M4}
@@ -194,7 +195,8 @@ class QueryHead(nn.Module):
         asked = self.ask(maps[0], slots)
         start = {"pred_masks": self.read_masks(asked, maps[0]), "pred_class": self.read_class(pooled)}
         outputs = self.decode(pooled, queries, asked, memory, maps[0])
-        result = {**outputs[-1], "aux_outputs": [start, *outputs[:-1]], "dense": dense, "queries": queries}
+        aux = [start, *outputs[:-1]]
+        result = {**outputs[-1], "aux_outputs": aux, "dense": dense, "queries": queries, "maps": maps}
         extra = self.extra_queries(dense, memory, groups, denoise)
         if extra is not None:
             result["extra_outputs"] = self.decode_extra(extra, memory)

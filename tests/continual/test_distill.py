@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from continual.base import Stage, Step
-from continual.distill import Distill, divergence, object_distance
+from continual.distill import Distill
+from continual.teaching import divergence, feature_distance, object_distance
 from models.head import Queries
 from models.onehead import OneHead
 from tests.models.builders import images, random_targets, tiny
@@ -26,8 +27,8 @@ def new_step() -> Step:
     return Step(images(2, seed=5), random_targets(["cls", "cls"]))
 
 
-def in_stage(start: OneHead, old: tuple[str, ...] = ALL, weight: float = 1.0) -> Distill:
-    distill = Distill(weight)
+def in_stage(start: OneHead, old: tuple[str, ...] = ALL, weight: float = 1.0, features: float = 0.0) -> Distill:
+    distill = Distill(weight, features)
     distill.before_stage(Stage(("cls",), old, start, lambda: []))
     return distill
 
@@ -53,7 +54,7 @@ def penalty(distill: Distill, student: OneHead) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("stage", [Stage(("seg",), (), None, lambda: []), Stage(("seg",), (), tiny(), lambda: [])])
 def test_nothing_is_asked_before_there_is_something_to_remember(stage: Stage, start: OneHead) -> None:
-    distill = Distill(1.0)
+    distill = Distill(1.0, 1.0)
     distill.before_stage(stage)
     step = new_step()
     distill.before_step(step)
@@ -103,6 +104,31 @@ def test_divergence_by_hand() -> None:
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     assert divergence(student, teacher, 1).tolist() == pytest.approx([expected])
     assert divergence(teacher + 7, teacher, 1).tolist() == pytest.approx([0], abs=1e-6)
+
+
+def test_temperature_softens_both_and_scales_back() -> None:
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * math.log(3), 0.0]])
+    expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert divergence(student, teacher, 1, temperature=2.0).tolist() == pytest.approx([expected])
+
+
+def test_feature_distance_by_hand() -> None:
+    one, two = torch.full((1, 2, 4, 4), 1.0), torch.full((1, 2, 2, 2), 2.0)
+    assert feature_distance([one, two], [one, two]).item() == 0
+    # Off by 1 where the teacher's mean square is 1, by 1 where it is 4.
+    assert feature_distance([one + 1, two + 1], [one, two]).item() == pytest.approx((1 + 0.25) / 2)
+
+
+def test_feature_maps_are_held_as_well(start: OneHead) -> None:
+    distill = in_stage(start, ("seg",), weight=1.0, features=2.0)
+    same, moved = (penalty(distill, student_of(start, noise)) for noise in (0.0, 0.1))
+    assert set(same) == {"distill_seg", "distill_features"}
+    assert same["distill_features"].item() == pytest.approx(0, abs=1e-6)
+    assert moved["distill_features"].item() > 1e-4
+    student = student_of(start, 0.1)
+    penalty(distill, student)["distill_features"].backward()
+    assert all(p.grad is None for p in student.head.parameters())
+    assert all(p.grad is not None for p in student.neck.parameters())
 
 
 def test_object_distance_by_hand() -> None:

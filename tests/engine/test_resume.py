@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,11 +38,22 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(StageLoop, "step", step)
 
 
+def equal(a: Any, b: Any) -> bool:
+    """Whether two nested values are the same to the bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(v, b[k]) for k, v in a.items())
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return bool(a == b)
+
+
 def assert_same_end(a: Path, b: Path) -> None:
     for stage in ("seg", "det", "cls"):
         one, other = load(a / f"{stage}.pt"), load(b / f"{stage}.pt")
-        assert all(torch.equal(v, other["model"][k]) for k, v in one["model"].items()), stage
-        assert str(one["remedies"]) == str(other["remedies"])
+        assert equal(one["model"], other["model"]), stage
+        assert equal(one["remedies"], other["remedies"]), stage
     rows = [[json.loads(line) for line in (x / "metrics.jsonl").open()] for x in (a, b)]
     for row in (*rows[0], *rows[1]):
         del row["seconds"]
@@ -91,6 +103,39 @@ def test_killed_twice_in_the_same_stage(tiny: list[str], untouched: Path, tmp_pa
                 main([*tiny, "--resume"])
     main([*tiny, "--resume"])
     assert_same_end(tmp_path / "runs" / "tiny", untouched)
+
+
+REMEDIES = (  # noqa: SIM905
+    "--continual.ewc 1 --continual.l2sp 0.1 --continual.lwf 1 --continual.distill_features 1 --continual.average 0.2 "
+    "--continual.compose 0.5 --optim.epochs.cls 1"
+).split()
+
+
+def test_all_remedies_together_go_on_where_they_were(tiny: list[str], tmp_path: Path) -> None:
+    arguments = [*tiny, *REMEDIES]
+    main([*arguments, "--name", "whole"])
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "whole" / "metrics.jsonl").open()]
+    terms = {"ewc", "l2sp", "lwf_seg", "lwf_det", "distill_seg", "distill_det", "distill_features"}
+    assert not {*terms, "replay_seg"} & set(rows[0]["losses"])
+    assert {*terms, "replay_seg"} <= set(rows[-1]["losses"])
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, 10)  # in the second epoch of det
+        with pytest.raises(Killed):
+            main(arguments)
+    main([*arguments, "--resume"])
+    assert_same_end(tmp_path / "runs" / "tiny", tmp_path / "runs" / "whole")
+
+
+def test_a_remedy_switched_on_late_collects_what_it_missed(tiny: list[str], tmp_path: Path) -> None:
+    ewc = ["--continual.ewc", "1"]
+    for name, first in (("early", ewc), ("late", ["--continual.replay", "0"])):
+        main([*tiny, *first, "--name", name, "--stage", "seg"])
+        main([*tiny, *ewc, "--name", name, "--stage", "det"])
+    early, late = (load(tmp_path / "runs" / name / "det.pt") for name in ("early", "late"))
+    assert load(tmp_path / "runs" / "late" / "seg.pt")["remedies"].keys() == {"distill"}
+    assert len(late["remedies"]["replay"]["buffer"]) == 6
+    assert equal(early["remedies"], late["remedies"])
+    assert equal(early["model"], late["model"])
 
 
 @pytest.mark.slow

@@ -1,0 +1,39 @@
+"""Distances between what a student says and what its teacher said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def divergence(student: Tensor, teacher: Tensor, dim: int, temperature: float = 1.0) -> Tensor:
+    """KL divergence from teacher to student logits along `dim`, which is summed away.
+
+    Softened and scaled back by `temperature` as in arXiv 1503.02531, section 2.
+    """
+    log_p = (student.float() / temperature).log_softmax(dim)
+    log_q = (teacher.float() / temperature).log_softmax(dim)
+    return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(dim)
+
+
+def object_distance(student: dict[str, Any], teacher: dict[str, Any]) -> Tensor:
+    """Distance of objectness, class and box, the latter two weighted by the teacher's confidence."""
+    conf = teacher["pred_conf"].float().sigmoid()
+    # Excess over the teacher's own entropy, so that the term is 0 where the two agree.
+    bce = F.binary_cross_entropy_with_logits
+    off = bce(student["pred_conf"].float(), conf, reduction="none") - bce(
+        teacher["pred_conf"].float(), conf, reduction="none"
+    )
+    box_size = teacher["pred_boxes"][..., 2:].float().clamp(min=0.02).repeat(1, 1, 2)
+    box = ((student["pred_boxes"] - teacher["pred_boxes"]).abs() / box_size).sum(-1)
+    kind = divergence(student["pred_logits"], teacher["pred_logits"], dim=-1)
+    return (off.sum() + (conf * (kind + box)).sum()) / conf.sum().clamp(min=1)
+
+
+def feature_distance(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    """Squared distance of maps (B, D, H, W) in units of the teacher's own mean square, averaged over levels."""
+    pairs = [(s.float(), t.float()) for s, t in zip(student, teacher)]
+    return torch.stack([(s - t).square().mean() / t.square().mean().clamp(min=1e-6) for s, t in pairs]).mean()
