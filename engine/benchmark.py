@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,15 @@ from tqdm import tqdm
 from data.types import TASKS, Task
 from engine.checkpoint import load_model
 from engine.config import OptimConfig
-from engine.device import DTYPES, Precision, cpu_name, keep_freed_memory, pick_device, pick_precision
+from engine.device import (
+    DTYPES,
+    Precision,
+    cpu_name,
+    keep_freed_memory,
+    peak_memory,
+    pick_device,
+    pick_precision,
+)
 from engine.errors import UserError, run_cli
 from engine.metrics import predicted_mask
 from engine.stage import freeze_statistics, parameter_groups
@@ -166,22 +173,12 @@ def summary(name: str, times: Sequence[float]) -> Figures:
     return {f"{name}_median": round(float(median), 3), f"{name}_p95": round(float(p95), 3)}
 
 
-def peak_memory(name: str, device: torch.device) -> Figures:
-    """Most memory used up to now in MiB: of the process on a CPU, allocated by torch on a GPU."""
-    if device.type == "cuda":
-        used = torch.cuda.max_memory_allocated(device) / 2**20
-    else:
-        unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux kibibytes
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return {f"{name}_peak_mib": round(used, 1)}
-
-
 def time_inference(model: OneHead, size: int, dtype: torch.dtype | None, warmup: int, runs: int) -> Figures:
     """Latency of one image, from the input tensor to everything a user reads."""
     device = model.mean.device
     image = torch.rand(1, 3, size, size, device=device).to(memory_format=torch.channels_last)
     times = measure("inference", lambda: infer(model, image, dtype), device, warmup, runs)
-    return {**summary("latency_ms", times), **peak_memory("inference", device)}
+    return {**summary("latency_ms", times), "inference_peak_mib": peak_memory(device)}
 
 
 @torch.no_grad()
@@ -203,7 +200,7 @@ def time_training(model: OneHead, size: int, dtype: torch.dtype | None, batch: i
         step = training_step(model, stage, size, dtype, batch)
         times = measure(f"training {stage}", step, device, warmup, runs)
         figures |= summary(f"train_{stage}_ms_per_image", [t / batch for t in times])
-    return {**figures, **peak_memory("training", device)}
+    return {**figures, "training_peak_mib": peak_memory(device)}
 
 
 def training_step(

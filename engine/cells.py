@@ -9,17 +9,19 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from engine.device import cpu_name
+from data.types import TASKS
 from engine.errors import UserError
-from engine.tracking import write_text
+from engine.files import write_text
 
+KEPT = ("machine", "device", "dtype", "commit", "torch", "minutes", "minutes_by_stage", "peak_memory_mib")
+"""What a result takes over from the run's summary."""
 Settings = Mapping[str, Any]
 """Settings by dotted key, as on the command line: {"optim.lr": 5e-4}."""
 
@@ -38,6 +40,10 @@ class Grid:
     seeds: list[int]
     variants: dict[str, Settings]
     settings: Settings = field(default_factory=dict)
+
+    def run(self, cell: Cell) -> str:
+        """Name of a cell's run folder."""
+        return f"{self.name}-{cell.name}"
 
     def cells(self) -> list[Cell]:
         """All cells, seed by seed, so that a grid that is stopped has every variant equally often."""
@@ -83,33 +89,47 @@ def to_options(settings: Settings) -> list[str]:
     ]
 
 
+def given_settings(words: Sequence[str]) -> dict[str, str]:
+    """Settings from words of a command line. Raises UserError for words that are none."""
+    if len(words) % 2 or not all(w.startswith("--") for w in words[::2]):
+        raise UserError(f"options for the trainings come as --section.key VALUE, not {' '.join(words)}")
+    return {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2])}
+
+
 def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any]:
     """The cell's result: read if there is one, else trained for. Raises UserError when the training fails."""
-    target, run = results / grid.name / f"{cell.name}.json", f"{grid.name}-{cell.name}"
-    order = [] if cell.stage == "all" else ["--order", f"[{cell.stage}]"]
+    target, run = results / grid.name / f"{cell.name}.json", grid.run(cell)
+    order = ["--order", f"[{cell.stage}]"] if cell.stage in TASKS else []
     where = ["--config", grid.config, "--runs", str(runs), "--name", run, "--seed", str(cell.seed)]
     command = ["engine.train", "--stage", cell.stage, *order, "--resume", *where, *to_options(cell.settings)]
+    own = {k: v for k, v in cell.settings.items() if not k.startswith(("data.root", "track."))}
+    settings = json.loads(json.dumps(own))
     shown = " ".join(["python -m", *command])
     if target.is_file():
         found: dict[str, Any] = json.loads(target.read_text())
-        if found["command"] != shown:
-            raise UserError(f"{target} is the result of `{found['command']}`, not of `{shown}`: rename one of the two")
+        if found["settings"] != settings:
+            raise UserError(f"{target} is the result of {found['settings']}, not of {settings}: rename one of the two")
         return found
     print(shown, flush=True)
-    if subprocess.run([sys.executable, "-m", *command], check=False).returncode:
+    if train_apart(command[1:]):
         raise UserError(f"the training of {run} failed, see above; run the same command again to go on from here")
     summary = json.loads((runs / run / "summary.json").read_text())
     result = {
         "variant": cell.variant,
         "stage": cell.stage,
         "seed": cell.seed,
+        "settings": settings,
         "command": shown,
-        "machine": cpu_name(),
-        **{k: summary[k] for k in ("device", "dtype", "commit", "torch", "minutes", "minutes_by_stage")},
+        **{k: summary[k] for k in KEPT},
         "rows": stage_ends(runs / run / "metrics.jsonl"),
     }
     write_text(target, json.dumps(result, indent=1) + "\n")
     return result
+
+
+def train_apart(words: Sequence[str]) -> int:
+    """Run engine.train in a process of its own; returns its exit code."""
+    return subprocess.run([sys.executable, "-m", "engine.train", *words], check=False).returncode
 
 
 def stage_ends(path: Path) -> list[dict[str, Any]]:

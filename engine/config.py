@@ -17,6 +17,8 @@ STAGE0 = "stage0"
 """Value of `init` that stands for the backbone's weights of stage 0 in this repository."""
 BACKBONE_OF = "backbone:"
 """Start of an `init` that asks for the backbone of a checkpoint alone."""
+IMAGENET = "imagenet"
+"""Value of `init` that stands for the backbone's public ImageNet weights; "imagenet:FILE" reads them from a file."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class TrackConfig:
     """Weights & Biases; nothing else depends on it."""
     project: str = "onehead"
     """Project name there."""
+    group: str = ""
+    """Runs with the same group are shown together there."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,8 @@ class Config:
     order: list[Task] = field(default_factory=lambda: ["seg", "det", "cls"])
     """Order of the stages; one task alone gives its single-task baseline."""
     init: str | None = STAGE0
-    """What the first stage starts from. FILE: a checkpoint; backbone:FILE: only its backbone; stage0:
-    weights/<backbone>_stage0.pt; null: random weights."""
+    """What the first stage starts from. stage0: weights/<backbone>_stage0.pt; FILE: a checkpoint; backbone:FILE: its
+    backbone alone; imagenet or imagenet:FILE: public weights of the backbone, downloaded or not; null: random."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: what the device is fast at (see engine.device)."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -62,6 +62,16 @@ def keep_freed_memory() -> None:
             return
 
 
+def peak_memory(device: torch.device) -> float:
+    """Most memory used up to now in MiB: of the process on a CPU, allocated by torch on a GPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    import resource  # Windows has none
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux kibibytes
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
 def cpu_name() -> str:
     """Model name of the CPU."""
     try:

@@ -79,6 +79,12 @@ class Evaluator:
                 per_image[task] = _TALLY[task](task_set, batches)
         return Evaluation(per_image)
 
+    def first_images(self, count: int) -> Iterator[tuple[Task, Tensor]]:
+        """The first `count` images of every set, float32 (3, S, S) in 0..1, with their task."""
+        for task, dataset in self._datasets.items():
+            for i in range(min(count, len(dataset))):
+                yield task, dataset[i].image
+
     def _outputs(
         self, model: OneHead, task: Task, device: torch.device, dtype: torch.dtype | None, bar: tqdm
     ) -> Batches:

@@ -35,6 +35,8 @@ SCORE_NAMES: dict[Task, tuple[str, ...]] = {
     "cls": ("Top-1", "Top-1_known"),
 }
 """The keys of `scores()`, by task; the first is the headline metric."""
+HEADLINE: dict[Task, str] = {"seg": "mIoU", "det": "mAP", "cls": "Top-1"}
+"""The metric of each task that must not drop, in the order of the stages."""
 MAX_DETECTIONS = 100
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+from engine.metrics import HEADLINE
 
 CURVES = (
     ("mIoU", "o", "-", "#0072B2"),
@@ -44,6 +47,38 @@ def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
     )
     axes.grid(axis="y", color="0.9")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def plot_comparison(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw, metric by metric, where every variant ends (filled, one mark a seed) and what it had after its own stage.
+
+    The vertical line is the single-task baseline's mean, its band 5 % below: a mark left of the band has forgotten.
+    """
+    chains = [r for r in results if "drops" in r]
+    names = list(dict.fromkeys(r["variant"] for r in chains))
+    figure, all_axes = plt.subplots(
+        1, len(HEADLINE), figsize=(3.6 * len(HEADLINE), 1.4 + 0.34 * len(names)), layout="constrained", sharey=True
+    )
+    for axes, (task, metric) in zip(all_axes, HEADLINE.items()):
+        colour = next(c for m, _, _, c in CURVES if m == metric)
+        base = [r["rows"][-1][metric] for r in results if "drops" not in r and r["stage"] == task]
+        if base:
+            mean = sum(base) / len(base)
+            axes.axvspan(0.95 * mean, mean, color="0.9")
+            axes.axvline(mean, color="0.4", linewidth=1)
+        for r in chains:
+            y = names.index(r["variant"])
+            own = [row[metric] for row in r["rows"] if row["stage"] == task]
+            axes.plot(own, [y] * len(own), "o", mfc="none", mec="0.5", markersize=7)
+            axes.plot(r["rows"][-1][metric], y, "D", color=colour, markersize=5)
+        axes.set(xlabel=metric, yticks=range(len(names)), yticklabels=names)
+        axes.grid(axis="x", color="0.92")
+        axes.margins(y=0.08)
+    if names:
+        all_axes[0].invert_yaxis()
+    figure.suptitle("open: after its own stage; filled: after the last; line and band: single-task and 5 % below it")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

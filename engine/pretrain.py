@@ -29,10 +29,11 @@ from engine.checkpoint import load, model_content, provenance, save
 from engine.config import Config, OptimConfig, to_dict
 from engine.device import pick_device, pick_precision
 from engine.errors import UserError
+from engine.files import write_text
 from engine.heldout import heldout_accuracy
 from engine.plots import plot_pretraining
 from engine.stage import check_losses, parameter_groups, rate
-from engine.tracking import Row, Tracker, write_text
+from engine.tracking import Row, Tracker
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
 from models.onehead import OneHead, count_parameters
@@ -121,7 +122,7 @@ class Pretraining:
         while True:
             while self.epoch < self.epochs:
                 row = self.train_epoch()
-                self.tracker.log(row)
+                self.tracker.log(row, len(self.loader))
                 print("  ".join(f"{k} {v}" for k, v in row.items() if k != "losses"), flush=True)
                 if time.monotonic() - saved >= self.config.track.save_seconds:
                     save(self.folder / "last.pt", self.content())

@@ -24,9 +24,11 @@ from data.types import TASKS, Task, TaskSet
 from engine.batches import Batch, EpochBatches, collate, make_loader, stable_seed
 from engine.checkpoint import load_model, provenance
 from engine.config import Config
-from engine.device import DTYPES, pick_device, pick_precision
-from engine.evaluate import Evaluator
-from engine.tracking import Row, Tracker, write_text
+from engine.device import DTYPES, cpu_name, peak_memory, pick_device, pick_precision
+from engine.evaluate import Evaluation, Evaluator
+from engine.files import write_text
+from engine.metrics import HEADLINE
+from engine.tracking import Row, Tracker
 from models.criterion import Criterion
 from models.onehead import OneHead
 from models.targets import Targets
@@ -35,8 +37,6 @@ JOINT = "joint"
 """Stage that learns all tasks at once; no remedy is needed, so it is a reference row."""
 PLAIN = Augment(scale=(1.0, 1.0), aspect=1.0, crop=1.0, color=0.0, grey=0.0, mosaic=0.0)
 """What is left of augmentation at a stage's end: mirroring."""
-HEADLINE = {"seg": "mIoU", "det": "mAP", "cls": "Top-1"}
-"""The metric of each task that must not drop."""
 
 
 class Run:
@@ -62,30 +62,15 @@ class Run:
         self.dtype = DTYPES[precision]
         self.is_main = self.accelerator.is_main_process
         self.overfit = overfit
-        self.train_sets, eval_sets = self.read_sets()
+        self.train_sets, eval_sets = read_sets(config, overfit)
+        for task in TASKS:
+            self.say(summary(self.train_sets[task]))
+            self.say(f"evaluated on: {eval_sets[task].split}, {len(eval_sets[task].records)} images\n")
         self.classes: dict[str, tuple[str, ...]] = {task: self.train_sets[task].classes for task in TASKS}
         self.evaluator = Evaluator(eval_sets, config.data.size)
         self.remedies: dict[str, Remedy] = remedies(config.continual)
         self.tracker: Tracker
         self.datasets: dict[str, list[TaskDataset]] = {}
-
-    def read_sets(self) -> tuple[dict[Task, TaskSet], dict[Task, TaskSet]]:
-        """Training and evaluation sets of all three tasks, their summaries printed."""
-        root, holdout = self.config.data.root, self.config.data.holdout
-        train: dict[Task, TaskSet] = {}
-        held: dict[Task, TaskSet] = {}
-        for task in TASKS:
-            train[task] = load_set(root, task, "train", part="fit" if holdout else "all")
-            if self.overfit:
-                train[task] = first(train[task], self.overfit)
-                held[task] = train[task]
-            elif holdout:
-                held[task] = load_set(root, task, "train", train[task].classes, part="choose")
-            else:
-                held[task] = load_set(root, task, "val", train[task].classes)
-            self.say(summary(train[task]))
-            self.say(f"evaluated on: {held[task].split}, {len(held[task].records)} images\n")
-        return train, held
 
     def say(self, text: str) -> None:
         """Print once, whatever the number of processes."""
@@ -173,10 +158,9 @@ class Run:
         for dataset in self.datasets[stage]:
             dataset.set_epoch(epoch)
 
-    def evaluate(self, model: OneHead) -> Row:
-        """All metrics on all three sets; undefined ones are None."""
-        scores = self.evaluator.run(model, self.device, self.dtype).scores
-        return {k: None if math.isnan(v) else round(v, 5) for k, v in scores.items()}
+    def evaluate(self, model: OneHead) -> Evaluation:
+        """What the model does on all evaluation sets."""
+        return self.evaluator.run(model, self.device, self.dtype)
 
     def write_summary(self) -> dict[str, Any]:
         """Write summary.json: every task's value right after its own stage, at the end, and the drops."""
@@ -187,12 +171,30 @@ class Run:
             "tasks": drops(rows),
             "minutes": round(sum(last_seconds(self.tracker.rows).values()) / 60, 2),
             "minutes_by_stage": {k: round(v / 60, 2) for k, v in last_seconds(self.tracker.rows).items()},
+            "peak_memory_mib": peak_memory(self.device),
+            "machine": cpu_name() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "device": str(self.device),
             "dtype": str(self.dtype),
             **provenance(),
         }
         write_text(self.folder / "summary.json", json.dumps(content, indent=2) + "\n")
         return content
+
+
+def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], dict[Task, TaskSet]]:
+    """Training and evaluation sets of all three tasks; the same few images for both in the overfit test."""
+    root, holdout = config.data.root, config.data.holdout
+    train: dict[Task, TaskSet] = {}
+    held: dict[Task, TaskSet] = {}
+    for task in TASKS:
+        train[task] = load_set(root, task, "train", part="fit" if holdout else "all")
+        if overfit:
+            train[task] = held[task] = first(train[task], overfit)
+        elif holdout:
+            held[task] = load_set(root, task, "train", train[task].classes, part="choose")
+        else:
+            held[task] = load_set(root, task, "val", train[task].classes)
+    return train, held
 
 
 class ExampleImages(Sequence[tuple[Tensor, Targets]]):
@@ -210,6 +212,11 @@ class ExampleImages(Sequence[tuple[Tensor, Targets]]):
             raise IndexError(index)
         images, targets = collate([self.images[index]])
         return images[0], targets
+
+
+def rounded(evaluation: Evaluation) -> Row:
+    """All metrics as they are written down; undefined ones are None."""
+    return {k: None if math.isnan(v) else round(v, 5) for k, v in evaluation.scores.items()}
 
 
 def first(task_set: TaskSet, count: int) -> TaskSet:

@@ -26,7 +26,7 @@ from engine.checkpoint import model_content, provenance, save
 from engine.config import OptimConfig, to_dict
 from engine.distributed import synchronise
 from engine.errors import UserError
-from engine.run import Run
+from engine.run import Run, rounded
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
 from models.onehead import OneHead
@@ -129,9 +129,10 @@ class StageLoop:
             self.epoch += 1
             row["seconds"] = round(self.seconds, 1)
             if run.is_main:
-                if self.epoch in self.evaluation_epochs():
-                    row.update(run.evaluate(self.ema.module))
-                run.tracker.log(row)
+                evaluation = run.evaluate(self.ema.module) if self.epoch in self.evaluation_epochs() else None
+                run.tracker.log({**row, **(rounded(evaluation) if evaluation else {})}, len(self.loaders["augmented"]))
+                if evaluation and self.epoch == self.epochs:
+                    run.tracker.stage_end(evaluation, run.evaluator, self.ema.module)
                 if time.monotonic() - saved >= run.config.track.save_seconds and self.epoch < self.epochs:
                     save(run.folder / "last.pt", self.content())
                     saved = time.monotonic()
@@ -172,8 +173,9 @@ class StageLoop:
             lr = self.set_rate(done + i)
             for key, value in self.step(batch, done + i).items():
                 sums[key] = sums.get(key, 0.0) + value
-        losses = {k: round(v / len(loader), 5) for k, v in sums.items()}
-        return {"stage": self.name, "epoch": self.epoch + 1, "lr": lr, "loss": losses.pop("loss"), "losses": losses}
+        means = {k: round(v / len(loader), 5) for k, v in sums.items()}
+        general = {k: means.pop(k, 0.0) for k in ("loss", "grad_norm")}
+        return {"stage": self.name, "epoch": self.epoch + 1, "lr": lr, **general, "losses": means}
 
     def bar(self, loader: Iterable[Batch]) -> Iterable[Batch]:
         """A progress bar over all steps of the stage, with its ETA; off where there is no terminal."""
@@ -214,12 +216,12 @@ class StageLoop:
         values = {k: float(v.detach()) for k, v in losses.items()}
         check_losses(values, f"stage {self.name}, epoch {self.epoch + 1}", number, self.run.folder)
         accelerator.backward(total)
-        accelerator.clip_grad_norm_(self.wrapped.parameters(), self.run.config.optim.clip)
+        norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), self.run.config.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.model, step=number)
         self.progress.set_postfix(loss=f"{sum(values.values()):.3f}", lr=f"{self.optimizer.param_groups[0]['lr']:.1e}")
-        return {"loss": sum(values.values()), **values}
+        return {"loss": sum(values.values()), "grad_norm": float(norm), **values}
 
     def losses(self, step: Step) -> Losses:
         """Forward pass, criterion and penalties."""

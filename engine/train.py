@@ -25,15 +25,17 @@ import yaml
 from accelerate.utils import set_seed
 
 from engine.checkpoint import build_model, load, load_backbone, load_model, load_weights, stage0_path
-from engine.config import BACKBONE_OF, STAGE0, Config, to_dict
+from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config, to_dict
 from engine.device import keep_freed_memory
 from engine.errors import UserError, run_cli
+from engine.files import write_text
+from engine.metrics import HEADLINE
 from engine.options import build_parser, to_config
 from engine.plots import plot_forgetting
 from engine.pretrain import pretrain
-from engine.run import HEADLINE, JOINT, Run
+from engine.run import JOINT, Run
 from engine.stage import StageLoop
-from engine.tracking import write_text
+from models.backbones.timm_features import TimmFeatures
 from models.onehead import ModelConfig, OneHead, count_parameters
 
 
@@ -86,7 +88,7 @@ def train(config: Config, stage: str = "all", resume: bool = False, overfit: int
         return {}
     summary = run.write_summary()
     plot_forgetting(run.tracker.rows, folder / "forgetting.png")
-    run.tracker.close()
+    run.tracker.close(summary["tasks"])
     print_table(summary, run)
     return summary
 
@@ -128,8 +130,8 @@ def check_model(config: Config) -> None:
         OneHead(config.model, {"seg": ("one",), "det": ("one",), "cls": ("one",)}, config.data.size)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if config.init not in (None, STAGE0):
-        load(str(config.init).removeprefix(BACKBONE_OF))
+    if config.init and config.init != STAGE0 and config.init.split(":")[0] != IMAGENET:
+        load(config.init.removeprefix(BACKBONE_OF))
 
 
 def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
@@ -187,6 +189,8 @@ def first_weights(model: OneHead, config: Config) -> str:
     """Fill a new model as `init` says and return in words with what."""
     if not config.init:
         return "random weights (init is null)"
+    if config.init.split(":")[0] == IMAGENET:
+        return f"{load_imagenet(model, config.init.partition(':')[2])}; neck and head: random weights"
     if config.init.startswith(BACKBONE_OF):
         load_backbone(model, config.init.removeprefix(BACKBONE_OF))
         return f"{config.init}; neck and head: random weights"
@@ -195,11 +199,21 @@ def first_weights(model: OneHead, config: Config) -> str:
         return f"{config.init}; new classes: {', '.join(fresh) or 'none'}"
     path = stage0_path(config.model.backbone)
     if path is None:
-        return f"random weights: there are none of stage 0 for {config.model.backbone}"
+        return f"random weights: there are none of stage 0 for {config.model.backbone} (see init in --help)"
     if replace(ModelConfig(**load(path)["architecture"]), queries=config.model.queries) == config.model:
         return f"{path}; new classes: {', '.join(load_weights(model, path)) or 'none'}"
     load_backbone(model, path)
     return f"{path}, backbone only: neck and head have another shape"
+
+
+def load_imagenet(model: OneHead, file: str) -> str:
+    """Give the backbone its public ImageNet weights and return where they are from. Raises UserError."""
+    if not isinstance(model.backbone, TimmFeatures):
+        raise UserError(f"--init {IMAGENET}: there are no public ImageNet weights for {model.config.backbone}")
+    try:
+        return model.backbone.load_imagenet(file or None)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def print_table(summary: dict[str, Any], run: Run) -> None:

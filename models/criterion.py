@@ -43,7 +43,7 @@ class LossConfig:
     smoothing: float = 0.1
     """Label smoothing of both class terms."""
     dense: float = 1.0
-    """Weight of the one-to-many loss on memory tokens."""
+    """Weight of the one-to-many loss on places, the cells of all levels."""
     extra: float = 1.0
     """Weight of group and denoising queries together."""
     aux: float = 0.5
@@ -70,7 +70,7 @@ class Criterion:
         """Weighted terms to be summed, float32 scalars.
 
         Names: "conf", "det_class", "l1", "giou", "seg_ce", "seg_dice", "cls_ce" for the last layer, with "_aux" for the
-        earlier ones together, "_dense" for memory tokens, "_extra" for training-only queries. Terms that no image of
+        earlier ones together, "_dense" for places, "_extra" for training-only queries. Terms that no image of
         the batch is annotated for are absent.
 
         Args:
@@ -95,7 +95,7 @@ class Criterion:
     def training_only(
         self, losses: Losses, outputs: Outputs, targets: Targets, denoise: Match | None, objects: Tensor
     ) -> None:
-        """Add the box terms of memory tokens and of training-only queries."""
+        """Add the box terms of places and of training-only queries."""
         match = match_one_to_many(outputs["dense"], targets)
         pairs = self.mean_count(objects.new_tensor(float(len(match.image))))
         pairs = pairs.where(pairs > 0, 1.0)

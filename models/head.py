@@ -1,6 +1,7 @@
 """The one head: three decoder layers over every query, and one projection that reads any token.
 
-Shape suffixes: B batch, N object queries, K segmentation classes, M memory tokens, T tokens, D width, G groups.
+Shape suffixes: B batch, N object queries, K segmentation classes, P places (cells of all levels), M memory tokens
+(places of strides 16 and 32), T tokens, D width, G groups.
 
     tokens = [class token | N object queries | K class queries]  -> decoder layers -> projection
     projection row blocks: box 4 | conf 1 | C_det | C_cls | mask embedding D
@@ -22,7 +23,7 @@ from models.boxes import grid_references, refine
 CONF_PRIOR = -4.6
 """Starting bias of `conf`: 1 % of tokens hold an object (focal loss, arXiv 1708.02002, section 4.1)."""
 CELLS_PER_REFERENCE = 2.0
-"""Side of a memory token's reference box, in cells of its level."""
+"""Side of a place's reference box, in cells of its level."""
 
 Outputs = dict[str, Any]
 """Predictions by name; see `QueryHead.forward`."""
@@ -32,7 +33,7 @@ Outputs = dict[str, Any]
 class Queries:
     """Object queries as (where to start, what to start from).
 
-    index: int64 (B, N), memory token that gives the content and whose cell predicted boxes are relative to;
+    index: int64 (B, N), place that gives the content and whose cell predicted boxes are relative to;
     boxes: float32 (B, N, 4), where to look first; groups: the queries are this many runs that do not see each other.
     """
 
@@ -43,10 +44,15 @@ class Queries:
 
 @dataclass
 class Memory:
-    """What the tokens read: memory tokens with their reference boxes, and all levels as maps for sampling."""
+    """What the tokens read, and where objects are looked for first.
 
+    places_BPD, boxes_P4: the cells of all levels, finest first, with their reference boxes; tokens_BMD, encoding_MD:
+    the coarse ones among them, which are few enough to attend to; maps: all levels, for sampling.
+    """
+
+    places_BPD: Tensor
+    boxes_P4: Tensor
     tokens_BMD: Tensor
-    boxes_M4: Tensor
     encoding_MD: Tensor
     maps: list[Tensor]
 
@@ -134,15 +140,15 @@ class QueryHead(nn.Module):
         return self.project(token_BD, "cls")[0]
 
     def memorise(self, maps: list[Tensor]) -> Memory:
-        """Flatten all levels but the finest into memory tokens (B, M, D)."""
-        coarse = maps[1:]
-        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in coarse], dim=1)
-        boxes = torch.cat([grid_references(m.shape[2], m.shape[3], CELLS_PER_REFERENCE, m.device) for m in coarse])
-        encoding = box_encoding(boxes, tokens.shape[-1])
-        return Memory(tokens, boxes, encoding, [m.float().contiguous() for m in maps])
+        """Flatten the levels: all into places (B, P, D), all but the finest into memory tokens (B, M, D)."""
+        places = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+        boxes = torch.cat([grid_references(m.shape[2], m.shape[3], CELLS_PER_REFERENCE, m.device) for m in maps])
+        finest = maps[0].shape[2] * maps[0].shape[3]
+        encoding = box_encoding(boxes[finest:], places.shape[-1])
+        return Memory(places, boxes, places[:, finest:], encoding, [m.float().contiguous() for m in maps])
 
     def select(self, dense: Outputs) -> Queries:
-        """The memory tokens of highest confidence become the object queries (RT-DETR, arXiv 2304.08069, 4.3)."""
+        """The places of highest confidence become the object queries (RT-DETR, arXiv 2304.08069, 4.3)."""
         index = dense["pred_conf"].topk(self.num_queries, dim=1).indices
         return Queries(index, pick(dense["pred_boxes"], index).detach())
 
@@ -150,7 +156,7 @@ class QueryHead(nn.Module):
         """Training-only queries: `groups` runs that share out a wider selection, then the denoising boxes.
 
         Group matching gives each object several matched queries (Group DETR, arXiv 2207.13085); denoising queries start
-        from noised annotated boxes (DN-DETR, arXiv 2203.01305), their content from the memory token nearest to the box.
+        from noised annotated boxes (DN-DETR, arXiv 2203.01305), their content from the place nearest to the box.
         """
         index, boxes, n = [], [], self.num_queries
         if groups:
@@ -159,7 +165,7 @@ class QueryHead(nn.Module):
             index.append(ranked[:, rank])
             boxes.append(pick(dense["pred_boxes"], index[0]).detach())
         if denoise is not None:
-            index.append(nearest_tokens(denoise, memory.boxes_M4))
+            index.append(nearest_places(denoise, memory.boxes_P4))
             boxes.append(denoise)
         if not index:
             return None
@@ -184,12 +190,12 @@ class QueryHead(nn.Module):
 
         Returns a dict: pred_logits (B, N, C_det), pred_conf (B, N), pred_boxes (B, N, 4), pred_masks (B, K, H/8, W/8),
         pred_class (B, C_cls) of the last layer; "aux_outputs": the same for the earlier layers and, first, for the
-        tokens before any layer; "dense": object predictions of all M memory tokens with their "references" (M, 4);
+        tokens before any layer; "dense": object predictions of all P places with their "references" (P, 4);
         "queries": the selection; "maps": the neck's; "extra_outputs": object predictions of training-only runs per
         layer, if there are any.
         """
         memory = self.memorise(maps)
-        dense = {**self.read_objects(memory.tokens_BMD, memory.boxes_M4), "references": memory.boxes_M4}
+        dense = {**self.read_objects(memory.places_BPD, memory.boxes_P4), "references": memory.boxes_P4}
         queries = queries or self.select(dense)
         pooled = memory.tokens_BMD.mean(1)
         asked = self.ask(maps[0], slots)
@@ -213,13 +219,13 @@ class QueryHead(nn.Module):
         """Run the deployed tokens through the layers; predictions after each.
 
         A layer looks around the box that the one before predicted. What is predicted stays relative to the query's
-        memory cell, so that the one projection means the same before and after every layer.
+        own cell, so that the one projection means the same before and after every layer.
         """
-        objects = pick(memory.tokens_BMD, queries.index)
+        objects = pick(memory.places_BPD, queries.index)
         x = torch.cat([pooled_BD[:, None], objects, asked_BKD], dim=1)
         n = objects.shape[1]
         image = x.new_tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float32).expand(len(x), x.shape[1] - n, 4)
-        boxes, cells, outputs = queries.boxes, memory.boxes_M4[queries.index], []
+        boxes, cells, outputs = queries.boxes, memory.boxes_P4[queries.index], []
         for layer in self.layers:
             box = torch.cat([image[:, :1], boxes, image[:, 1:]], dim=1)
             x = layer(x, box, memory.tokens_BMD, memory.encoding_MD, memory.maps)
@@ -236,7 +242,7 @@ class QueryHead(nn.Module):
 
     def decode_extra(self, queries: Queries, memory: Memory) -> list[Outputs]:
         """Run training-only object queries through the same layers, apart from everything deployed."""
-        x, boxes, cells = pick(memory.tokens_BMD, queries.index), queries.boxes, memory.boxes_M4[queries.index]
+        x, boxes, cells = pick(memory.places_BPD, queries.index), queries.boxes, memory.boxes_P4[queries.index]
         outputs = []
         for layer in self.layers:
             x = layer(x, boxes, memory.tokens_BMD, memory.encoding_MD, memory.maps, queries.groups)
@@ -245,14 +251,14 @@ class QueryHead(nn.Module):
         return outputs
 
 
-def pick(values_BMX: Tensor, index_BN: Tensor) -> Tensor:
-    """Gather rows (B, N, X) of (B, M, X)."""
-    return values_BMX.gather(1, index_BN[..., None].expand(-1, -1, values_BMX.shape[-1]))
+def pick(values_BPX: Tensor, index_BN: Tensor) -> Tensor:
+    """Gather rows (B, N, X) of (B, P, X)."""
+    return values_BPX.gather(1, index_BN[..., None].expand(-1, -1, values_BPX.shape[-1]))
 
 
-def nearest_tokens(boxes_BN4: Tensor, references_M4: Tensor) -> Tensor:
-    """Memory token (B, N) whose reference box is nearest in place and size to each box."""
-    box, ref = boxes_BN4[:, :, None], references_M4[None, None]
+def nearest_places(boxes_BN4: Tensor, references_P4: Tensor) -> Tensor:
+    """Place (B, N) whose reference box is nearest in position and size to each box."""
+    box, ref = boxes_BN4[:, :, None], references_P4[None, None]
     shift = ((box[..., :2] - ref[..., :2]) / ref[..., 2:]).abs().sum(-1)
     zoom = (box[..., 2:].clamp(min=1e-4) / ref[..., 2:]).log().sum(-1).abs()
     return (shift + zoom / 2).argmin(-1)

@@ -1,6 +1,6 @@
-"""Which prediction answers for which object: one-to-one (Hungarian) and one-to-many (dense tokens).
+"""Which prediction answers for which object: one-to-one (Hungarian) and one-to-many (places).
 
-Shape suffixes: B batch, N predictions of an image, n objects of an image, m matched pairs of the batch.
+Shape suffixes: B batch, N predictions of an image, P places, n objects of an image, m matched pairs of the batch.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def match_one_to_one(outputs: Outputs, targets: Targets, groups: int = 1) -> Mat
 
 @torch.no_grad()
 def match_one_to_many(outputs: Outputs, targets: Targets, most: int = 9) -> Match:
-    """Several memory tokens for each object: the cheapest of those whose cell lies near its centre.
+    """Several places for each object: the cheapest of those whose cell lies near its centre.
 
     Every object first gets one token of its own (Hungarian), so that a small one is not left out beside a large one. It
     wants as many as the sum of its best IoUs, between 1 and `most`; a token wanted by two objects goes to the cheaper
@@ -108,11 +108,11 @@ def match_one_to_many(outputs: Outputs, targets: Targets, most: int = 9) -> Matc
     return Match.of(pairs, targets)
 
 
-def centre_distance(references_M4: Tensor, boxes_n4: Tensor) -> Tensor:
-    """How far (M, n) a cell's centre lies outside the object's core, in object sizes; 0 inside.
+def centre_distance(references_P4: Tensor, boxes_n4: Tensor) -> Tensor:
+    """How far (P, n) a cell's centre lies outside the object's core, in object sizes; 0 inside.
 
     The core is the middle half of the object, widened to one cell so that the smallest objects own a cell too.
     """
-    core = torch.maximum(boxes_n4[None, :, 2:] / 4, references_M4[:, None, 2:] / (2 * CELLS_PER_REFERENCE))
-    outside = (references_M4[:, None, :2] - boxes_n4[None, :, :2]).abs() - core
+    core = torch.maximum(boxes_n4[None, :, 2:] / 4, references_P4[:, None, 2:] / (2 * CELLS_PER_REFERENCE))
+    outside = (references_P4[:, None, :2] - boxes_n4[None, :, :2]).abs() - core
     return (outside.clamp(min=0) / boxes_n4[None, :, 2:].clamp(min=1e-3)).amax(-1)

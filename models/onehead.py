@@ -54,10 +54,10 @@ class OneHead(nn.Module):
             raise ValueError(f"unknown backbone {config.backbone!r}: choose one of {', '.join(sorted(BACKBONES))}")
         if config.dim % 8 or config.dim % config.heads:
             raise ValueError(f"model.dim {config.dim} must be a multiple of 8 and of model.heads {config.heads}")
-        tokens = (input_size // 16) ** 2 + (input_size // 32) ** 2
-        if tokens < config.queries:
+        places = sum((input_size // stride) ** 2 for stride in (8, 16, 32))
+        if places < config.queries:
             raise ValueError(
-                f"model.queries {config.queries} is more than the {tokens} places that an input of side "
+                f"model.queries {config.queries} is more than the {places} places that an input of side "
                 f"{input_size} has: lower model.queries or raise data.size"
             )
         self.config = config

@@ -1,9 +1,10 @@
-"""Where detections are won and lost: scores of every reading on the way from memory tokens to the last layer.
+"""Where detections are won and lost: scores of every reading on the way from the maps to the last layer.
 
 python -m scripts.diagnose_detection runs/real/det.pt --data_root data --holdout
 
-One row a reading: all memory tokens (after non-maximum suppression, as a dense detector would give them), the selected
-ones, the queries after each layer. `found` is the share of objects with any box of IoU >= 0.5, whatever its class.
+One row a reading: all places, which are the cells of all maps (after non-maximum suppression, as a dense detector would
+give them), the selected ones, the queries after each layer. `found` is the share of objects with any box of IoU >= 0.5,
+whatever its class.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def readings(outputs: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
         "pred_conf": dense["pred_conf"].gather(1, index),
     }
     layers = [*(o for o in outputs["aux_outputs"] if "pred_boxes" in o), outputs]
-    return {"memory + NMS": dense, "selected": selected, **{f"layer {i + 1}": o for i, o in enumerate(layers)}}
+    return {"places + NMS": dense, "selected": selected, **{f"layer {i + 1}": o for i, o in enumerate(layers)}}
 
 
 def best(out: dict[str, Tensor], suppress: bool) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.cells import read_grid, run_cell
-from engine.errors import UserError, run_cli
+from engine.cells import given_settings, read_grid, run_cell
+from engine.errors import run_cli
 
 METRICS = {"seg": ("mIoU",), "det": ("AP50", "mAP"), "cls": ("Top-1",), "all": ("mIoU", "AP50", "mAP", "Top-1")}
 """What is shown of a stage."""
@@ -43,11 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders lie")
     args, options = parser.parse_known_args(argv)
-    if len(options) % 2 or not all(o.startswith("--") for o in options[::2]):
-        raise UserError(f"options for the trainings come as --section.key VALUE, not {' '.join(options)}")
     grid = read_grid(args.grid)
-    given = {k.removeprefix("--"): v for k, v in zip(options[::2], options[1::2])}
-    grid = replace(grid, settings={**grid.settings, **given})
+    grid = replace(grid, settings={**grid.settings, **given_settings(options)})
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for cell in grid.cells():
         result = run_cell(grid, cell, args.results, args.runs)

@@ -6,11 +6,14 @@ To add one, write a file beside `fast_scnn.py` and name its class here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
 
 from models.backbones.fast_scnn import FastSCNN
+from models.backbones.timm_features import TimmFeatures
+from models.backbones.yolov8 import YOLOv8n
 
 
 class Backbone(Protocol):
@@ -26,4 +29,7 @@ class Backbone(Protocol):
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "fast_scnn": FastSCNN,
+    "mobilenetv3_small": partial(TimmFeatures, "mobilenetv3_small_100"),
+    "efficientnet_b0": partial(TimmFeatures, "efficientnet_b0"),
+    "yolov8n": YOLOv8n,
 }

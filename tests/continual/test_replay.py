@@ -250,11 +250,12 @@ def test_stored_outputs_hold_the_network_to_what_it_said(task: str) -> None:
         assert set(losses) == {f"replay_{task}"}
         return losses[f"replay_{task}"]
 
-    assert all(term().item() < 1e-3 for _ in range(4))  # mirrored or not; half precision was stored
+    rounding = max(term().item() for _ in range(4))  # mirrored or not; half precision was stored
     with torch.no_grad():
         for p in model.parameters():
             p += 0.1 * p.abs().mean() * torch.randn_like(p)
     moved = term()
+    assert moved > 10 * rounding
     assert moved > 0.004
     moved.backward()
     rows = dict(zip(model.head.rows, model.head.projection.weight.grad.split(list(model.head.rows.values()))))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from data.synthetic import main as draw
 
@@ -21,6 +24,17 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("drawn") / "sets"
     draw(["--root", str(root), "--train", "12", "--val", "5", "--size", "64"])
     return root
+
+
+def nested(words: Sequence[str]) -> dict[str, Any]:
+    """Settings of a command line as a file holds them."""
+    tree: dict[str, Any] = {}
+    for name, value in zip(words[::2], words[1::2]):
+        at, (*parents, last) = tree, name.removeprefix("--").split(".")
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = yaml.safe_load(value)
+    return tree
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import torch
 from engine import checkpoint
 from engine.checkpoint import FORMAT, build_model, load, load_model, load_weights, model_content, save
 from engine.errors import UserError
-from engine.tracking import write_text
+from engine.files import write_text
 from models.onehead import ModelConfig, OneHead
 
 CLASSES = {"det": ("cat", "dog"), "seg": ("background", "cat", "dog"), "cls": ("church", "golf ball")}

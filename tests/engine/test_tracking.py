@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from wandb.proto import wandb_internal_pb2
 
 from engine.config import TrackConfig
 from engine.errors import UserError
 from engine.plots import plot_forgetting
 from engine.run import drops
 from engine.tracking import Tracker
+from engine.train import main
 
 ROWS = [
     {"stage": "seg", "epoch": 1, "seconds": 1.0, "mIoU": 0.4, "mAP": 0.0, "AP50": 0.0, "Top-1": 0.1},
@@ -26,11 +29,12 @@ ROWS = [
 def test_every_row_is_one_line_and_a_resumed_run_holds_none_twice(tmp_path: Path) -> None:
     first = Tracker(tmp_path, TrackConfig(), {}, [])
     for row in ROWS[:2]:
-        first.log(dict(row))
-    resumed = Tracker(tmp_path, TrackConfig(), {}, [dict(ROWS[0])])
+        first.log(dict(row), 15)
+    resumed = Tracker(tmp_path, TrackConfig(), {}, first.rows[:1])
     for row in ROWS[1:]:
-        resumed.log(dict(row))
-    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()] == ROWS
+        resumed.log(dict(row), 15)
+    expected = [{**row, "global_step": 15 * (i + 1)} for i, row in enumerate(ROWS)]
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()] == expected
 
 
 def test_wandb_is_not_even_imported_when_disabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,18 +44,79 @@ def test_wandb_is_not_even_imported_when_disabled(tmp_path: Path, monkeypatch: p
     tracker.close()
 
 
-def test_wandb_offline_needs_no_account_and_keeps_a_run_to_sync(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+BLOCK, HEAD = 32768, 7
+"""An offline run is a LevelDB log: blocks of records, each with checksum (4 bytes), length (2), type (1)."""
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+def read_back(folder: Path) -> list[Any]:
+    """Records of the only offline run in a folder, as `wandb sync` would read them."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    data, at, parts, records = path.read_bytes(), HEAD, b"", []
+    while at + HEAD <= len(data):
+        if BLOCK - at % BLOCK < HEAD:
+            at += BLOCK - at % BLOCK
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        parts = (b"" if kind in (FULL, FIRST) else parts) + data[at + HEAD : at + HEAD + length]
+        if kind in (FULL, LAST):
+            records.append(wandb_internal_pb2.Record.FromString(parts))
+        at += HEAD + length
+    return records
+
+
+def history(records: list[Any]) -> list[dict[str, Any]]:
+    """What was logged, step by step."""
+    rows = [r.history.item for r in records if r.WhichOneof("record_type") == "history"]
+    return [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items} for items in rows]
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_SILENT", "true")
-    tracker = Tracker(tmp_path, TrackConfig(wandb="offline"), {"seed": 0}, [])
-    for row in ROWS:
-        tracker.log(dict(row))
-    tracker.close()
-    runs = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(runs) == 1
-    assert runs[0].stat().st_size > 0
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_offline_run_holds_forgetting_curves_losses_and_remedies(tmp_path: Path) -> None:
+    rows = [{**row, "loss": 2.0, "grad_norm": 0.5, "losses": {"seg_ce": 1.5, "ewc": 0.5}} for row in ROWS]
+    config = TrackConfig(wandb="offline", group="remedies")
+    tracker = Tracker(tmp_path, config, {"seed": 7, "order": ["seg", "det", "cls"]}, [])
+    for row in rows:
+        tracker.log(row, 15)
+    tracker.close(drops([r for r in ROWS if "mIoU" in r]))
+    records = read_back(tmp_path)
+    logged = history(records)
+    curve = [(r["global_step"], r["stage"], r["curves/mIoU"]) for r in logged if "curves/mIoU" in r]
+    assert curve == [(15, 0, 0.4), (30, 1, 0.39), (60, 2, 0.42)], [r.WhichOneof("record_type") for r in records]
+    assert {r["loss/seg_ce"] for r in logged if "loss/seg_ce" in r} == {1.5}
+    assert {r["remedy/ewc"] for r in logged if "remedy/ewc" in r} == {0.5}
+    assert {r["train/grad_norm"] for r in logged if "train/grad_norm" in r} == {0.5}
+    (run,) = [r.run for r in records if r.WhichOneof("record_type") == "run"]
+    assert (run.run_id, run.run_group) == ((tmp_path / "wandb_id.txt").read_text().strip(), "remedies")
+    metrics = [r.metric for r in records if r.WhichOneof("record_type") == "metric"]
+    assert {m.step_metric for m in metrics if m.glob_name == "*"} == {"global_step"}
+    assert any(key.startswith("drops") for r in logged for key in r)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_resumed_run_keeps_its_id(tmp_path: Path) -> None:
+    config = TrackConfig(wandb="offline")
+    for _ in range(2):
+        tracker = Tracker(tmp_path, config, {}, [])
+        tracker.close()
+    names = [p.name for p in tmp_path.glob("wandb/offline-run-*")]
+    assert len(names) == 2
+    assert all((tmp_path / "wandb_id.txt").read_text().strip() in name for name in names)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_whole_chain_logs_classes_and_predictions(tiny: list[str], tmp_path: Path) -> None:
+    assert main([*tiny, "--track.wandb", "offline", "--stage", "seg"]) == 0
+    logged = history(read_back(tmp_path / "runs" / "tiny"))
+    keys = {key.split("/")[0] + "/" + key.split("/")[1] if "/" in key else key for row in logged for key in row}
+    assert {"per_class/seg", "per_class/det", "per_class/cls"} <= keys
+    assert any(key.startswith("predictions") for key in keys)
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:

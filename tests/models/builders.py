@@ -18,7 +18,7 @@ CLASSES = {
 }
 TINY = {"dim": 32, "heads": 2, "hidden": 64, "queries": 12}
 SIZE = 96
-"""The smallest side at which the tiny model has more memory tokens (45) than two runs of queries (24)."""
+"""Side of the tiny model's input: 189 places, 45 of them memory tokens."""
 
 
 def tiny(seed: int = 0, **changes: Any) -> OneHead:

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import hashlib
+import io
+from pathlib import Path
+
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import backbones
 from models.backbones import BACKBONES
 from models.backbones.fast_scnn import Bottleneck, DepthwiseConv2d, FastSCNN
+from models.backbones.timm_features import TimmFeatures
+from models.backbones.yolov8 import YOLOv8n
 from models.criterion import Criterion, LossConfig
 from models.neck import FPN
 from models.onehead import ModelConfig, OneHead, count_parameters
+from tests.data.server import Server
 from tests.models.builders import CLASSES, TINY, images, random_targets
 
 PUBLISHED = 1.11e6
@@ -30,6 +39,21 @@ def test_parameter_count_is_the_published_one() -> None:
     assert features + classifier == pytest.approx(PUBLISHED, rel=0.03)
 
 
+def test_yolov8n_has_the_published_number_of_parameters() -> None:
+    # Layer by layer as the model's own summary lists them.
+    layers = [464, 4672, 7360, 18560, 49664, 73984, 197632, 295424, 460288, 164608]
+    backbone = BACKBONES["yolov8n"]()
+    assert isinstance(backbone, YOLOv8n)
+    stages = [*backbone.stage8, *backbone.stage16, *backbone.stage32]
+    assert [count_parameters(stage) for stage in stages] == layers
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_every_backbone_stays_below_the_limit(name: str) -> None:
+    names = {task: [str(i) for i in range(n)] for task, n in (("seg", 21), ("det", 10), ("cls", 10))}
+    assert count_parameters(OneHead(ModelConfig(backbone=name), names)) < 8e6
+
+
 @pytest.mark.parametrize("name", sorted(BACKBONES))
 @pytest.mark.parametrize("size", [(160, 160), (320, 512)])
 def test_announced_channels_and_strides_are_true(name: str, size: tuple[int, int]) -> None:
@@ -44,8 +68,10 @@ def test_announced_channels_and_strides_are_true(name: str, size: tuple[int, int
     assert all(m.isfinite().all() for m in maps)
 
 
-def test_every_part_of_fast_scnn_is_used() -> None:
-    backbone = FastSCNN().eval()
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_every_part_of_a_backbone_is_used(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = BACKBONES[name]().train()  # type: ignore[attr-defined]
     sum(m.square().mean() for m in backbone(images(2, 64))).backward()
     assert [n for n, p in backbone.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -69,6 +95,65 @@ def test_depthwise_convolutions_stay_in_float32_on_the_cpu() -> None:
         mixed = layer(x)
     assert mixed.dtype == torch.float32
     assert torch.equal(mixed, plain)
+
+
+# --- public ImageNet weights ---
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, Tensor]:
+    """A state dictionary as timm publishes it, classifier included."""
+    torch.manual_seed(3)
+    model = timm.create_model("mobilenetv3_small_100")
+    return {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in model.state_dict().items()}
+
+
+def small() -> TimmFeatures:
+    backbone = BACKBONES["mobilenetv3_small"]()
+    assert isinstance(backbone, TimmFeatures)
+    return backbone
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_imagenet_weights_from_a_file(published: dict[str, Tensor], tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"w.{ending}"
+    torch.save(published, path) if ending == "pth" else save_file(published, path)
+    backbone = small()
+    assert backbone.load_imagenet(str(path)) == str(path)
+    assert all(torch.equal(v, published[k]) for k, v in backbone.body.state_dict().items())
+
+
+def test_imagenet_weights_are_downloaded_once_and_checked(
+    published: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = io.BytesIO()
+    torch.save(published, file)
+    digest = hashlib.sha256(file.getvalue()).hexdigest()[:8]
+    with Server({f"/small-{digest}.pth": file.getvalue(), "/small-01234567.pth": file.getvalue()}) as server:
+        backbone = small()
+        backbone.url = f"{server.url}/small-{digest}.pth"
+        for _ in range(2):
+            backbone.load_imagenet()
+        assert len(server.asked(f"/small-{digest}.pth")) == 1
+        assert torch.equal(backbone.body.conv_stem.weight, published["conv_stem.weight"])
+        backbone.url = f"{server.url}/small-01234567.pth"
+        with pytest.raises(ValueError, match="hash"):
+            backbone.load_imagenet()
+    backbone.url = f"{server.url}/gone-01234567.pth"
+    with pytest.raises(ValueError, match="--init imagenet:FILE"):
+        backbone.load_imagenet()
+
+
+def test_a_file_of_another_network_or_of_none(published: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file({**published, "conv_stem.weight": torch.zeros(1, 3, 3, 3)}, tmp_path / "odd.safetensors")
+    with pytest.raises(ValueError, match=r"odd\.safetensors holds another network: 1 weights do not fit"):
+        small().load_imagenet(str(tmp_path / "odd.safetensors"))
+    (tmp_path / "text.pth").write_text("nothing")
+    with pytest.raises(ValueError, match=r"text\.pth"):
+        small().load_imagenet(str(tmp_path / "text.pth"))
+    with pytest.raises(ValueError, match="could not be read"):
+        small().load_imagenet(str(tmp_path / "missing.pth"))
 
 
 class Stranger(nn.Module):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from models.criterion import Criterion, LossConfig
 from models.denoising import denoising_boxes
-from models.head import CELLS_PER_REFERENCE, CONF_PRIOR, Queries, nearest_tokens, pick
+from models.head import CELLS_PER_REFERENCE, CONF_PRIOR, Queries, nearest_places, pick
 from models.onehead import MEAN, STD, ModelConfig, OneHead, count_parameters
 from tests.models.builders import CLASSES, SIZE, boxes_in_view, images, random_targets, tensors, tiny
 
@@ -90,7 +90,7 @@ def test_all_three_outputs_in_one_forward(layers: int, training: bool, size: tup
     model = tiny(layers=layers).train(training)
     height, width = size
     outputs = model(images(2, height, width))
-    n, tokens = model.config.queries, height // 16 * (width // 16) + height // 32 * (width // 32)
+    n, places = model.config.queries, sum(height // s * (width // s) for s in (8, 16, 32))
     shapes = {
         "pred_logits": (2, n, 3),
         "pred_conf": (2, n),
@@ -104,9 +104,9 @@ def test_all_three_outputs_in_one_forward(layers: int, training: bool, size: tup
     for aux in outputs["aux_outputs"]:
         assert {k: tuple(v.shape) for k, v in aux.items()} == {k: shapes[k] for k in aux}
     assert all(set(aux) == set(shapes) for aux in outputs["aux_outputs"][1:])
-    assert tuple(outputs["dense"]["pred_conf"].shape) == (2, tokens)
-    assert tuple(outputs["dense"]["pred_boxes"].shape) == (2, tokens, 4)
-    assert tuple(outputs["dense"]["references"].shape) == (tokens, 4)
+    assert tuple(outputs["dense"]["pred_conf"].shape) == (2, places)
+    assert tuple(outputs["dense"]["pred_boxes"].shape) == (2, places, 4)
+    assert tuple(outputs["dense"]["references"].shape) == (places, 4)
     assert "extra_outputs" not in outputs
     assert all(t.isfinite().all() for t in tensors(outputs).values())
 
@@ -206,24 +206,28 @@ def test_boxes_are_relative_to_the_cell_of_their_token(model: OneHead) -> None:
     head = copy.deepcopy(model.head)
     head.projection.weight[:4] = 0
     head.projection.bias[:4] = 0
-    queries = Queries(torch.tensor([[7, 40]]), boxes_in_view(2)[None])
+    places = [13, 144 + 7, 144 + 36 + 4]
+    queries = Queries(torch.tensor([places]), boxes_in_view(3)[None])
     outputs = head(model.features(images(1)), queries)
     references = outputs["dense"]["references"]
     cells = CELLS_PER_REFERENCE
-    assert references[[7, 40]].tolist() == [
-        pytest.approx([1.5 / 6, 1.5 / 6, cells / 6, cells / 6]),  # stride 16: 6 x 6 cells, this one in row 1, column 1
+    assert references[places].tolist() == [
+        pytest.approx([1.5 / 12, 1.5 / 12, cells / 12, cells / 12]),  # stride 8: 12 x 12 cells, row 1, column 1
+        pytest.approx([1.5 / 6, 1.5 / 6, cells / 6, cells / 6]),  # stride 16: 6 x 6 cells
         pytest.approx([1.5 / 3, 1.5 / 3, cells / 3, cells / 3]),  # stride 32: 3 x 3 cells
     ]
     assert torch.equal(outputs["dense"]["pred_boxes"][0], references)
-    assert torch.equal(outputs["pred_boxes"][0], references[[7, 40]])
+    assert torch.equal(outputs["pred_boxes"][0], references[places])
 
 
 def test_more_queries_than_places_are_refused() -> None:
-    # 96 x 96: 6 x 6 places at stride 16 and 3 x 3 at stride 32.
-    with pytest.raises(ValueError, match=r"model.queries 46 is more than the 45 places .* side 96 .* raise data.size"):
-        tiny(queries=46)
+    # 96 x 96: 12 x 12 places at stride 8, 6 x 6 at stride 16 and 3 x 3 at stride 32.
+    with pytest.raises(
+        ValueError, match=r"model.queries 190 is more than the 189 places .* side 96 .* raise data.size"
+    ):
+        tiny(queries=190)
     with torch.no_grad():
-        assert tiny(queries=45)(images(1))["pred_boxes"].shape == (1, 45, 4)
+        assert tiny(queries=189)(images(1))["pred_boxes"].shape == (1, 189, 4)
 
 
 def test_pick_gathers_rows_of_each_image() -> None:
@@ -232,10 +236,10 @@ def test_pick_gathers_rows_of_each_image() -> None:
     assert found.tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
 
 
-def test_nearest_token_agrees_in_place_and_size() -> None:
+def test_nearest_place_agrees_in_place_and_size() -> None:
     references = torch.tensor([[0.25, 0.5, 0.5, 0.5], [0.75, 0.5, 0.5, 0.5], [0.25, 0.5, 0.1, 0.1]])
     boxes = torch.tensor([[[0.7, 0.5, 0.4, 0.6], [0.26, 0.5, 0.4, 0.6], [0.26, 0.5, 0.1, 0.12]]])
-    assert nearest_tokens(boxes, references).tolist() == [[1, 0, 2]]
+    assert nearest_places(boxes, references).tolist() == [[1, 0, 2]]
 
 
 # --- training-only runs ---
@@ -286,7 +290,7 @@ def test_training_only_runs_do_not_see_each_other(model: OneHead) -> None:
 def test_group_queries_share_out_a_wider_selection(model: OneHead) -> None:
     maps = model.features(images(2))
     memory = model.head.memorise(maps)
-    dense = model.head.read_objects(memory.tokens_BMD, memory.boxes_M4)
+    dense = model.head.read_objects(memory.places_BPD, memory.boxes_P4)
     queries = model.head.extra_queries(dense, memory, 2, None)
     assert queries is not None
     assert queries.groups == 2
@@ -298,15 +302,15 @@ def test_group_queries_share_out_a_wider_selection(model: OneHead) -> None:
 
 
 @torch.no_grad()
-def test_groups_share_tokens_where_there_are_too_few() -> None:
-    model = tiny(queries=40)
+def test_groups_share_places_where_there_are_too_few() -> None:
+    model = tiny(queries=100)
     maps = model.features(images(1))
     memory = model.head.memorise(maps)
-    queries = model.head.extra_queries(model.head.read_objects(memory.tokens_BMD, memory.boxes_M4), memory, 2, None)
+    queries = model.head.extra_queries(model.head.read_objects(memory.places_BPD, memory.boxes_P4), memory, 2, None)
     assert queries is not None
-    runs = queries.index[0].view(2, 40).tolist()
-    assert [len(set(run)) for run in runs] == [40, 40]  # each token once in a run
-    assert set(runs[0]) | set(runs[1]) == set(range(45))  # and none of the 45 left out
+    runs = queries.index[0].view(2, 100).tolist()
+    assert [len(set(run)) for run in runs] == [100, 100]  # each place once in a run
+    assert set(runs[0]) | set(runs[1]) == set(range(189))  # and none of the 189 left out
 
 
 # --- gradients ---

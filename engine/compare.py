@@ -1,0 +1,118 @@
+"""Remedies side by side: every variant of a grid as a chain of stages, against single-task baselines.
+
+    python -m engine.compare configs/compare.yaml --data.root data
+
+First each task is trained alone, without remedies, for every seed; a chain takes over its first stage from there. Then
+every variant. Results are small files in results/<grid's name>/; what is there already is not trained again. The table
+and the plot are made from these files alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data.types import TASKS, Task
+from engine.bootstrap import paired_drop
+from engine.cells import Cell, Grid, given_settings, read_grid, run_cell
+from engine.checkpoint import load, load_model
+from engine.errors import UserError, run_cli
+from engine.evaluate import Evaluation, Evaluator
+from engine.files import write_text
+from engine.metrics import HEADLINE
+from engine.options import build_parser, to_config
+from engine.plots import plot_comparison
+from engine.run import JOINT, read_sets
+from engine.tables import comparison_table
+
+OFF = {"continual.distill": 0, "continual.replay": 0}
+"""What takes the remedies that are on by default out of a baseline."""
+BASE = "single-task"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what is missing, then write table and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid", type=Path, help="YAML file of the grid")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders lie")
+    parser.add_argument("--only", metavar="CELL", help="one cell, such as ewc-all-s0, with the baselines it needs")
+    args, options = parser.parse_known_args(argv)
+    grid = read_grid(args.grid)
+    grid = replace(grid, settings={**grid.settings, "track.group": grid.name, **given_settings(options)})
+    folder = args.results / grid.name
+    for cell in chosen(cells(grid), args.only):
+        chain(grid, cell, args.results, args.runs)
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    text = comparison_table(results)
+    write_text(folder / "table.md", text)
+    plot_comparison(results, folder / "comparison.png")
+    print(text)
+    return 0
+
+
+def cells(grid: Grid) -> list[Cell]:
+    """Baselines and chains, seed by seed."""
+    found = []
+    for seed in grid.seeds:
+        base = {**grid.settings, **OFF, "track.wandb": "disabled"}
+        found += [Cell(BASE, task, seed, base) for task in TASKS]
+        for variant, changes in grid.variants.items():
+            settings = {**grid.settings, **(changes or {})}
+            found.append(Cell(variant, str(settings.pop("stage", "all")), seed, settings))
+    return found
+
+
+def chosen(all_cells: list[Cell], only: str | None) -> list[Cell]:
+    """All cells, or one with the baselines of its seed. Raises UserError for a name that none has."""
+    wanted = next((c for c in all_cells if c.name == only), None)
+    if only is None:
+        return all_cells
+    if wanted is None:
+        raise UserError(f"--only {only}: there is no such cell; choose one of {', '.join(c.name for c in all_cells)}")
+    return [c for c in all_cells if c is wanted or (c.variant == BASE and c.seed == wanted.seed)]
+
+
+def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
+    """Train one cell, a chain from the baseline of its first task on, and add its drops to its result."""
+    target = results / grid.name / f"{cell.name}.json"
+    folder = runs / grid.run(cell)
+    order: list[Task] = list(cell.settings.get("order", TASKS))
+    bases = {task: runs / grid.run(Cell(BASE, task, cell.seed, {})) / f"{task}.pt" for task in TASKS}
+    if cell.stage == "all" and not target.exists() and not (folder / f"{order[0]}.pt").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bases[order[0]], folder / f"{order[0]}.pt")
+    result = run_cell(grid, cell, results, runs)
+    if cell.variant != BASE and "drops" not in result:
+        last = folder / f"{JOINT if cell.stage == JOINT else order[-1]}.pt"
+        result["drops"] = drops(bases, last, order)
+        write_text(target, json.dumps(result, indent=1) + "\n")
+
+
+def drops(bases: dict[Task, Path], last: Path, order: Sequence[Task]) -> dict[str, Any]:
+    """What the last checkpoint of a chain lost against each task's baseline, with intervals."""
+    found: dict[str, Any] = {}
+    final = scored(last, order)
+    for task in order:
+        before = scored(bases[task], [task])
+        found[HEADLINE[task]] = paired_drop(before.per_image[task], final.per_image[task], HEADLINE[task])
+    return found
+
+
+def scored(path: Path, tasks: Sequence[Task]) -> Evaluation:
+    """A checkpoint's performance on the sets that its run evaluated."""
+    content = load(path)
+    parser = build_parser("", "")
+    config = to_config(parser, parser.parse_object(content["config"]))
+    sets = {task: held for task, held in read_sets(config)[1].items() if task in tasks}
+    return Evaluator(sets, config.data.size).run(load_model(path))
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

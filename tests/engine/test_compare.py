@@ -1,0 +1,121 @@
+"""The comparison: baselines once, chains from them, drops, one table from the files alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.cells import read_grid
+from engine.compare import cells, chosen, main
+from engine.errors import UserError
+from engine.tables import comparison_table
+from engine.train import main as train
+from tests.engine.conftest import TINY, nested
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(scope="module")
+def compared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Grid file and results folder of a comparison that ran through."""
+    root = tmp_path_factory.mktemp("compare")
+    (root / "tiny.yaml").write_text(yaml.safe_dump(nested([*TINY, "--data.root", str(drawn)])))
+    grid = {
+        "name": "tiny",
+        "stages": ["all"],
+        "config": str(root / "tiny.yaml"),
+        "seeds": [0],
+        "variants": {
+            "ewc": {"continual.distill": 0, "continual.replay": 0, "continual.ewc": 1.0},
+            "backwards": {"order": ["cls", "det", "seg"]},
+        },
+    }
+    (root / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.cells.train_apart", train)  # in this process: imports take longer
+        assert main([str(root / "grid.yaml"), "--results", str(root / "results"), "--runs", str(root / "runs")]) == 0
+    return root / "grid.yaml", root / "results"
+
+
+def test_baselines_come_before_the_chains_that_start_from_them(compared: tuple[Path, Path]) -> None:
+    names = [c.name for c in cells(read_grid(compared[0]))]
+    assert sorted(names[:3]) == ["single-task-cls-s0", "single-task-det-s0", "single-task-seg-s0"]
+    assert names[3:] == ["ewc-all-s0", "backwards-all-s0"]
+
+
+def test_a_chain_takes_over_its_first_stage(compared: tuple[Path, Path]) -> None:
+    folder = compared[1] / "tiny"
+    read = {p.stem: json.loads(p.read_text()) for p in folder.glob("*.json")}
+    assert len(read) == 5
+    for variant, first in (("ewc", "seg"), ("backwards", "cls")):
+        base, chain = read[f"single-task-{first}-s0"], read[f"{variant}-all-s0"]
+        assert chain["rows"][0] == base["rows"][0]
+        assert chain["rows"][0]["stage"] == first
+        assert len(chain["rows"]) == 3
+
+
+def test_one_cell_brings_its_baselines(compared: tuple[Path, Path]) -> None:
+    every = cells(replace(read_grid(compared[0]), seeds=[0, 1]))
+    names = [c.name for c in chosen(every, "ewc-all-s1")]
+    assert sorted(names[:3]) == ["single-task-cls-s1", "single-task-det-s1", "single-task-seg-s1"]
+    assert names[3:] == ["ewc-all-s1"]
+    assert chosen(every, None) == every
+    with pytest.raises(UserError, match="--only x: there is no such cell; choose one of single-task-"):
+        chosen(every, "x")
+
+
+def test_a_joint_training_is_a_cell_of_its_own(compared: tuple[Path, Path]) -> None:
+    grid = replace(read_grid(compared[0]), variants={"joint": {"stage": "joint"}})
+    assert [(c.name, c.settings) for c in cells(grid)[3:]] == [("joint-joint-s0", {})]
+
+
+def test_drops_are_against_the_single_task_baseline(compared: tuple[Path, Path]) -> None:
+    folder = compared[1] / "tiny"
+    chain = json.loads((folder / "ewc-all-s0.json").read_text())
+    base = json.loads((folder / "single-task-seg-s0.json").read_text())
+    drop = chain["drops"]["mIoU"]
+    assert drop["before"] == pytest.approx(base["rows"][-1]["mIoU"], abs=1e-4)
+    assert drop["after"] == pytest.approx(chain["rows"][-1]["mIoU"], abs=1e-4)
+    low, high = drop["points_interval"]
+    assert low <= drop["points"] <= high
+
+
+def test_table_and_plot_come_from_the_files_alone(compared: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+    grid, results = compared
+    table = results / "tiny" / "table.md"
+    text = table.read_text()
+    picture = results / "tiny" / "comparison.png"
+    assert picture.stat().st_size > 5000
+    table.unlink()
+    assert main([str(grid), "--results", str(results), "--runs", str(grid.parent / "nothing")]) == 0
+    assert table.read_text() == text
+    for variant in ("single-task", "ewc", "backwards"):
+        assert f"\n| {variant} |" in text
+
+
+def test_table_by_hand() -> None:
+    def chain(seed: int, after: float) -> dict:
+        drop = {"before": 0.5, "after": after, "points": 100 * (0.5 - after), "relative": (0.5 - after) / 0.5}
+        drop |= {"points_interval": [0.0, 8.0], "relative_interval": [0.0, 0.2]}
+        rows = [
+            {"stage": "seg", "mIoU": 0.5, "mAP": 0.0, "AP50": 0.0, "Top-1": 0.1},
+            {"stage": "det", "mIoU": after, "mAP": 0.2, "AP50": 0.4, "Top-1": 0.1},
+        ]
+        drops = {"mIoU": drop, "mAP": {**drop, "points": 0.0, "relative": 0.0}, "Top-1": {**drop, "points": 0.0}}
+        drops["Top-1"]["relative"] = 0.0
+        return {"variant": "x", "seed": seed, "rows": rows, "drops": drops, "minutes": 2.0, "peak_memory_mib": 100.0}
+
+    text = comparison_table([chain(0, 0.48), chain(1, 0.46)])
+    row = next(line for line in text.splitlines() if line.startswith("| x | 2 |"))
+    assert "0.470 (0.460-0.480) | 3.0 (0.0 to 8.0) | 6.0 %" in row
+    assert "1 of 2 | -3.0 | 2.0 | 100 |" in row  # only 4 % of the first seed pass
+
+
+def test_the_sweep_has_the_cells_of_the_grid() -> None:
+    sweep = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
+    chains = [c.name for c in cells(read_grid(CONFIGS / "compare.yaml")) if c.variant != "single-task"]
+    assert sweep["parameters"]["only"]["values"] == chains

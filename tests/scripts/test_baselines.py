@@ -1,0 +1,93 @@
+"""Conventional heads on our backbone and neck, and where detections are lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.train import main as train
+from models.criterion import LossConfig
+from models.onehead import ModelConfig
+from models.postprocess import detections
+from scripts.baselines import HEADS, Conventional, main
+from scripts.diagnose_detection import diagnose, readings
+from scripts.diagnose_detection import main as diagnose_main
+from tests.engine.conftest import TINY, drawn  # noqa: F401
+from tests.models.builders import CLASSES, images, random_targets
+from tests.models.builders import TINY as SHAPE
+from tests.models.builders import tiny as tiny_model
+
+METRIC = {"seg": "mIoU", "det": "mAP", "cls": "Top-1"}
+
+
+def model_of(task: str) -> Conventional:
+    torch.manual_seed(0)
+    model = HEADS[task](ModelConfig(**SHAPE), CLASSES, 64, LossConfig())
+    model.change_head()
+    return model
+
+
+@pytest.mark.parametrize("task", list(HEADS))
+def test_gradients_reach_backbone_neck_and_head(task: str) -> None:
+    model = model_of(task).train()
+    losses = model.losses(images(2), random_targets([task] * 2))
+    torch.stack(list(losses.values())).sum().backward()
+    for name, part in model.named_children():
+        reached = [p.grad is not None and bool(p.grad.any()) for p in part.parameters()]
+        assert sum(reached) > (0.3 if name == "neck" else 0.8) * len(reached), name  # seg reads one map of three
+
+
+@torch.no_grad()
+def test_fcos_detections_read_like_object_queries() -> None:
+    model = model_of("det").eval()
+    outputs = model(images(2))
+    raw, anchors, counts, batch = model.read(images(2))
+    split = {k: list(v.split(counts, dim=1)) for k, v in raw.items()}
+    found = model.head.postprocess_detections(split, [list(a.split(counts)) for a in anchors], batch.image_sizes)
+    for one, best in zip(found, detections(outputs)):
+        n = len(one["scores"])
+        order = one["scores"].argsort(descending=True)
+        torch.testing.assert_close(best["scores"][:n], one["scores"][order], atol=1e-4, rtol=1e-3)
+        assert torch.equal(best["labels"][:n].sort().values, one["labels"].sort().values)
+        assert (best["scores"][n:] < 1e-3).all()
+
+
+@pytest.mark.parametrize("task", list(HEADS))
+def test_a_baseline_trains_and_is_scored(task: str, drawn: Path, tmp_path: Path) -> None:  # noqa: F811
+    where = ["--data.root", str(drawn), "--runs", str(tmp_path), "--name", "base"]
+    assert main([*TINY, *where, "--stage", task]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "base" / "metrics.jsonl").open()]
+    assert 0 <= rows[-1][METRIC[task]] <= 1
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    others = set(METRIC.values()) - {METRIC[task]}
+    assert not others & set(rows[-1])
+
+
+# --- scripts/diagnose_detection.py ---
+
+
+@torch.no_grad()
+def test_readings_follow_the_network_from_the_maps_to_the_last_layer() -> None:
+    model = tiny_model().eval()
+    outputs = model(images(1))
+    found = readings(outputs)
+    assert list(found) == ["places + NMS", "selected", "layer 1", "layer 2", "layer 3"]
+    assert found["places + NMS"] is outputs["dense"]
+    assert found["layer 3"] is outputs
+    best = outputs["dense"]["pred_conf"].topk(model.config.queries).values
+    assert torch.equal(found["selected"]["pred_conf"], best)
+
+
+def test_the_last_reading_scores_as_evaluation_does(drawn: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+    where = ["--data.root", str(drawn), "--runs", str(tmp_path), "--name", "d", "--order", "[det]"]
+    assert train([*TINY, *where, "--stage", "det", "--optim.epochs.det", "6"]) == 0
+    row = [json.loads(line) for line in (tmp_path / "d" / "metrics.jsonl").open()][-1]
+    capsys.readouterr()
+    assert diagnose_main([str(tmp_path / "d" / "det.pt"), "--data_root", str(drawn)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1].split()
+    assert last[:2] == ["layer", "3"]
+    assert float(last[2]) == pytest.approx(row["mAP"], abs=1e-3)
+    assert callable(diagnose)
