@@ -12,8 +12,9 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
+from data.composing import mosaic, paste
 from data.images import read_image, read_mask
-from data.transforms import Augment, Picture, eval_transform, make_boxes, mosaic, resize, train_transform
+from data.transforms import Augment, Picture, eval_transform, make_boxes, resize, train_transform
 from data.types import Record, Sample, TaskSet
 
 
@@ -59,11 +60,17 @@ class TaskDataset(Dataset[Sample]):
         if self.augment is None:
             return self._evaluate(picture)
         generator = sample_generator(self.seed, int(self._epoch), index)
-        sample = self._vary(picture, generator)
-        if self.task_set.task == "cls" or torch.rand((), generator=generator) >= self.augment.mosaic:
-            return sample
-        others = torch.randint(len(self), (3,), generator=generator).tolist()
-        return mosaic([sample, *(self._vary(self._picture(i), generator) for i in others)], generator)
+        sample, task = self._vary(picture, generator), self.task_set.task
+        if task != "cls" and torch.rand((), generator=generator) < self.augment.mosaic:
+            sample = mosaic([sample, *self._others(3, generator)], generator)
+        if task == "seg" and torch.rand((), generator=generator) < self.augment.paste:
+            sample = paste(sample, *self._others(1, generator))
+        return sample
+
+    def _others(self, count: int, generator: Generator) -> list[Sample]:
+        """Any other samples, varied."""
+        chosen = torch.randint(len(self), (count,), generator=generator).tolist()
+        return [self._vary(self._picture(i), generator) for i in chosen]
 
     def _picture(self, index: int) -> Picture:
         """Image `index` with its annotation, decoded on first use."""

@@ -1,4 +1,4 @@
-"""Joint transforms of image, boxes and mask: `eval_transform`, `train_transform`, `mosaic` of four samples.
+"""Joint transforms of image, boxes and mask: `eval_transform`, `train_transform`.
 
 All images are squashed to S x S. Random numbers come from an explicit generator, so that an augmentation is a
 pure function of what that generator was seeded with.
@@ -7,7 +7,7 @@ pure function of what that generator was seeded with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -45,6 +45,8 @@ class Augment:
     """Probability of a greyscale image."""
     mosaic: float = 0.0
     """Seg, det: probability that four images are composed into one; 0 is off."""
+    paste: float = 0.0
+    """Seg: probability that the objects of another image are pasted in; 0 is off."""
 
 
 @dataclass(frozen=True)
@@ -267,42 +269,3 @@ def eval_transform(size: int) -> Callable[[Picture], Sample]:
 def train_transform(task: Task, size: int, augment: Augment) -> TrainTransform:
     """Return the transform of training for one task."""
     return TrainTransform(task, size, augment)
-
-
-def mosaic(samples: Sequence[Sample], generator: Generator) -> Sample:
-    """Compose four samples of one size, two by two around a random centre, into one of that size.
-
-    Each is shrunk without changing its aspect and cropped to its quarter. Boxes (or a mask) are there only if
-    all four samples have them; the label is None, the index the first one's. Raises `ValueError` for another
-    number of samples and for mixed sizes. Bochkovskiy et al., arXiv 2004.10934.
-    """
-    sizes = {tuple(sample.image.shape[-2:]) for sample in samples}
-    if len(samples) != 4 or len(sizes) != 1:
-        raise ValueError(f"mosaic takes four samples of one size, got {len(samples)}, sizes {sorted(sizes)}.")
-    (height, width), *_ = sizes
-    u = torch.rand(10, generator=generator).tolist()
-    middle_y, middle_x = round(height * (0.35 + 0.3 * u[0])), round(width * (0.35 + 0.3 * u[1]))
-    quarters: list[Picture] = []
-    shifts: list[Tensor] = []
-    for i, sample in enumerate(samples):
-        top, high = ((0, middle_y), (middle_y, height - middle_y))[i // 2]
-        left, wide = ((0, middle_x), (middle_x, width - middle_x))[i % 2]
-        shrink = max(high / height, wide / width)
-        rows = Axis.zoomed(height, high, shrink * height / high, u[2 + 2 * i])
-        columns = Axis.zoomed(width, wide, shrink * width / wide, u[3 + 2 * i])
-        quarters.append(fit(to_picture(sample), (high, wide), rows, columns))
-        shifts.append(torch.tensor([left, top, left, top]))
-    whole = Picture(tv_tensors.Image(_grid([q.image for q in quarters])), samples[0].index)
-    boxes = [q.boxes + shift for q, shift in zip(quarters, shifts) if q.boxes is not None]
-    labels = [q.labels for q in quarters if q.labels is not None]
-    masks = [q.mask for q in quarters if q.mask is not None]
-    if len(boxes) == 4:
-        whole = replace(whole, boxes=make_boxes(torch.cat(boxes), (height, width)), labels=torch.cat(labels))
-    if len(masks) == 4:
-        whole = replace(whole, mask=tv_tensors.Mask(_grid(masks)))
-    return to_sample(whole)
-
-
-def _grid(parts: Sequence[Tensor]) -> Tensor:
-    """Join four tensors (..., h, w) two by two."""
-    return torch.cat([torch.cat(list(parts[:2]), -1), torch.cat(list(parts[2:]), -1)], -2)

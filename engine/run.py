@@ -35,7 +35,7 @@ from models.targets import Targets
 
 JOINT = "joint"
 """Stage that learns all tasks at once; no remedy is needed, so it is a reference row."""
-PLAIN = Augment(scale=(1.0, 1.0), aspect=1.0, crop=1.0, color=0.0, grey=0.0, mosaic=0.0)
+PLAIN = Augment(scale=(1.0, 1.0), aspect=1.0, crop=1.0, color=0.0, grey=0.0, mosaic=0.0, paste=0.0)
 """What is left of augmentation at a stage's end: mirroring."""
 
 
