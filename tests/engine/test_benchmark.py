@@ -233,7 +233,7 @@ def test_the_table_on_a_gpu_names_its_memory() -> None:
     ("arguments", "text"),
     [
         (["--size", "300"], "--size 300: it must be a multiple of 32"),
-        (["--size", "96"], f"--size 96: model.queries {ModelConfig().queries} is more than the 45 places"),
+        (["--size", "32"], f"--size 32: model.queries {ModelConfig().queries} is more than the 21 places"),
         (["--weights", "no.pt"], "no.pt is not there"),
     ],
 )
