@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continual.base import Losses, Remedy, Stage, Step
-from continual.teaching import divergence, feature_distance, object_distance
+from continual.base import Losses, Step
+from continual.teaching import Taught, divergence, feature_distance, object_distance
 
 
-class Distill(Remedy):
+class Distill(Taught):
     """Penalty on the distance to the teacher's outputs for the old tasks, and to its feature maps.
 
     The teacher is the model the stage starts from, so it is rebuilt, not stored.
@@ -24,16 +24,6 @@ class Distill(Remedy):
 
     def __init__(self, weight: float, features: float) -> None:
         self.weight, self.features = weight, features
-        self.stage: Stage | None = None
-
-    def before_stage(self, stage: Stage) -> None:
-        """Take the stage's start as teacher, if there are old tasks."""
-        self.stage = stage if stage.old and stage.start is not None else None
-
-    def before_step(self, step: Step) -> None:
-        """Ask the teacher."""
-        if self.stage is not None:
-            step.ask(self.stage)
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Terms "distill_seg", "distill_det", "distill_cls" for the old tasks, and "distill_features"."""

@@ -10,30 +10,20 @@ from typing import Any
 
 from torch import Tensor
 
-from continual.base import Losses, Remedy, Stage, Step
-from continual.teaching import divergence, object_distance
+from continual.base import Losses, Step
+from continual.teaching import Taught, divergence, object_distance
 
 TEMPERATURE = 2.0
 """Softens the labels; the paper's value (section 3)."""
 
 
-class LwF(Remedy):
+class LwF(Taught):
     """Penalty on the distance to the old outputs; pixels count from a teacher's probability of `sure` on."""
 
     def __init__(self, weight: float, sure: float) -> None:
         if not 0 <= sure <= 1:
             raise ValueError(f"continual.lwf_sure is {sure}: it is a probability, between 0 and 1")
         self.weight, self.sure = weight, sure
-        self.stage: Stage | None = None
-
-    def before_stage(self, stage: Stage) -> None:
-        """Take the stage's start as teacher, if there are old tasks."""
-        self.stage = stage if stage.old and stage.start is not None else None
-
-    def before_step(self, step: Step) -> None:
-        """Ask the teacher."""
-        if self.stage is not None:
-            step.ask(self.stage)
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Terms "lwf_seg", "lwf_det", "lwf_cls" for the old tasks."""

@@ -1,4 +1,4 @@
-"""Distances between what a student says and what its teacher said."""
+"""Asking a teacher at every step, and distances between what a student says and what its teacher said."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from continual.base import Remedy, Stage, Step
+
+
+class Taught(Remedy):
+    """A remedy with the stage's start as teacher, which is rebuilt from its checkpoint, not stored."""
+
+    stage: Stage | None = None
+
+    def before_stage(self, stage: Stage) -> None:
+        """Take the stage's start as teacher, if there are old tasks."""
+        self.stage = stage if stage.old and stage.start is not None else None
+
+    def before_step(self, step: Step) -> None:
+        """Ask the teacher."""
+        if self.stage is not None:
+            step.ask(self.stage)
 
 
 def divergence(student: Tensor, teacher: Tensor, dim: int, temperature: float = 1.0) -> Tensor:
