@@ -96,7 +96,7 @@ def plot_pretraining(rows: list[dict[str, Any]], path: Path) -> None:
         points = [(i + 1, r["loss"]) for i, r in enumerate(rows) if r["stage"] == phase]
         if points:
             right.plot(*zip(*points), marker="o", color=colour, label=f"phase {phase}", markersize=4)
-    right.set(xlabel="pass", ylabel="training loss (its terms differ between phases)", ylim=(0, None))
+    right.set(xlabel="pass", ylabel="training loss (more terms in phase mosaics)", yscale="log")
     right.legend(frameon=False)
     for axes in (left, right):
         axes.grid(axis="y", color="0.9")

@@ -1,6 +1,6 @@
 """Turn a checkpoint of a run into a file to give away: fp16, without optimiser, kept images or figures of the run.
 
-python scripts/publish_weights.py runs/stage0/pretrain.pt weights/fast_scnn_stage0.pt
+python -m scripts.publish_weights runs/stage0/pretrain.pt weights/fast_scnn_stage0.pt
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.checkpoint import load, load_backbone, load_model, load_weights
+from engine.checkpoint import FORMAT, load, load_backbone, load_model, load_weights, stage0_path
+from engine.config import Config
 from engine.errors import UserError
 from engine.pretrain import Pretraining
 from engine.train import main
-from models.onehead import OneHead
+from models.onehead import ModelConfig, OneHead
 from tests.engine.conftest import TINY
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 50)}
@@ -134,3 +135,27 @@ def test_its_backbone_alone_can_be_the_start(
     assert "neck and head: random weights" in capsys.readouterr().out
     with pytest.raises(UserError, match="none is not there"):
         main([*tiny, "--stage", "seg", "--name", "other", "--init", "backbone:none"])
+
+
+def test_the_weights_of_this_repository_fit_the_default_network() -> None:
+    path = stage0_path("fast_scnn")
+    assert path is not None
+    assert path.stat().st_size < 6 << 20
+    content = load(path)
+    assert content["format"] == FORMAT
+    assert all(v.dtype in (torch.float16, torch.int64) for v in content["model"].values())
+    assert ModelConfig(**content["architecture"]) == Config().model
+    model = load_model(path)
+    assert sum(len(v) for v in model.classes.values()) == 210 + 211 + 210
+    with torch.inference_mode():
+        outputs = model(torch.rand(1, 3, 320, 320))
+    assert torch.isfinite(outputs["pred_boxes"]).all()
+    assert stage0_path("no_such_backbone") is None
+
+
+@pytest.mark.parametrize(("options", "says"), [([], "starts from random"), (["--init", "stage0"], "backbone only")])
+def test_the_default_start_is_stage_0(
+    options: list[str], says: str, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*tiny, "--stage", "seg", *options]) == 0
+    assert says in capsys.readouterr().out
