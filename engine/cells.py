@@ -100,18 +100,18 @@ def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any
     """The cell's result: read if there is one, else trained for. Raises UserError when the training fails."""
     target, run = results / grid.name / f"{cell.name}.json", grid.run(cell)
     order = ["--order", f"[{cell.stage}]"] if cell.stage in TASKS else []
-    where = ["--config", grid.config, "--runs", str(runs), "--name", run, "--seed", str(cell.seed)]
-    command = ["engine.train", "--stage", cell.stage, *order, "--resume", *where, *to_options(cell.settings)]
+    what = ["--stage", cell.stage, *order, "--config", grid.config, "--seed", str(cell.seed)]
+    where = ["--runs", str(runs), "--name", run, "--resume"]
     own = {k: v for k, v in cell.settings.items() if not k.startswith(("data.root", "track."))}
-    settings = json.loads(json.dumps(own))
-    shown = " ".join(["python -m", *command])
+    settings = json.loads(json.dumps(own))  # where things lie and what is tracked is no part of the result
     if target.is_file():
         found: dict[str, Any] = json.loads(target.read_text())
         if found["settings"] != settings:
             raise UserError(f"{target} is the result of {found['settings']}, not of {settings}: rename one of the two")
         return found
-    print(shown, flush=True)
-    if train_apart(command[1:]):
+    words = [*what, *where, *to_options(cell.settings)]
+    print(" ".join(["python -m engine.train", *words]), flush=True)
+    if train_apart(words):
         raise UserError(f"the training of {run} failed, see above; run the same command again to go on from here")
     summary = json.loads((runs / run / "summary.json").read_text())
     result = {
@@ -119,7 +119,7 @@ def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any
         "stage": cell.stage,
         "seed": cell.seed,
         "settings": settings,
-        "command": shown,
+        "command": " ".join(["python -m engine.train", *what, *to_options(settings)]),
         **{k: summary[k] for k in KEPT},
         "rows": stage_ends(runs / run / "metrics.jsonl"),
     }
