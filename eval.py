@@ -19,9 +19,9 @@ from data.types import Task, TaskSet
 from engine.checkpoint import load_model
 from engine.device import pick_device
 from engine.errors import UserError, run_cli
-from engine.evaluate import Evaluator
+from engine.evaluate import Evaluator, Model
+from engine.export import OnnxModel
 from engine.metrics import SCORE_NAMES, ClassificationTally, SegmentationTally, Tally
-from models.onehead import OneHead
 
 NAMES: dict[Task, str] = {"det": "detection", "seg": "segmentation", "cls": "classification"}
 COUNTS = ("boxes", "images")
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     default = "(default: %(default)s)"
     add = parser.add_argument_group("what to score").add_argument
-    add("--weights", required=True, metavar="FILE", help="checkpoint of the model (required)")
+    add("--weights", required=True, metavar="FILE", help="checkpoint of the model, or its .onnx export (required)")
     add(
         "--data_root",
         default="data",
@@ -72,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not Path(args.data_root).is_dir():
         raise UserError(f"--data_root {args.data_root}: no such folder; run `python -m data.download --root data`")
     device = _device(args.device)
-    model = load_model(args.weights, device)
+    model: Model
+    if args.weights.endswith(".onnx"):
+        model, device = OnnxModel(args.weights), torch.device("cpu")
+    else:
+        model = load_model(args.weights, device)
     results: Results = {}
     for task in tasks:
         try:
@@ -106,7 +110,7 @@ def parse_tasks(words: Sequence[str]) -> tuple[list[Task], set[Task]]:
     return [task for task in NAMES if "all" in given or task in named], named
 
 
-def score(model: OneHead, task_set: TaskSet, batch_size: int, device: torch.device) -> Tally:
+def score(model: Model, task_set: TaskSet, batch_size: int, device: torch.device) -> Tally:
     """Print what the set holds and run the model over it."""
     print(summary(task_set), end="\n\n", flush=True)
     evaluator = Evaluator({task_set.task: task_set}, model.input_size, batch_size)

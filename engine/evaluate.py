@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -29,10 +29,22 @@ from engine.metrics import (
     predicted_mask,
 )
 from models.boxes import to_xyxy
-from models.onehead import OneHead
 from models.postprocess import detections as best_detections
 
 Batches: TypeAlias = Iterator[tuple[tuple[Record, ...], dict[str, Tensor]]]
+
+
+class Model(Protocol):
+    """What can be scored: `OneHead`, or another module that gives the outputs that are read under the same names."""
+
+    classes: dict[str, tuple[str, ...]]
+    input_size: int
+
+    def __call__(self, images: Tensor) -> dict[str, Any]:
+        """Outputs for images (B, 3, S, S) in 0..1."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """As in `torch.nn.Module`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Evaluator:
         self.batch_size = batch_size
         self._datasets = {task: TaskDataset(s, size, augment=None) for task, s in self.task_sets.items()}
 
-    def run(self, model: OneHead, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Evaluation:
+    def run(self, model: Model, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Evaluation:
         """Evaluate `model`, which must be on `device`; its training mode is left as found.
 
         dtype: of autocast (bfloat16, float16), None for full precision. Raises UserError if the model's
@@ -85,9 +97,7 @@ class Evaluator:
             for i in range(min(count, len(dataset))):
                 yield task, dataset[i].image
 
-    def _outputs(
-        self, model: OneHead, task: Task, device: torch.device, dtype: torch.dtype | None, bar: tqdm
-    ) -> Batches:
+    def _outputs(self, model: Model, task: Task, device: torch.device, dtype: torch.dtype | None, bar: tqdm) -> Batches:
         """Yield the records of each batch and the model's outputs for them, float32 on the CPU."""
         dataset = self._datasets[task]
         for start in range(0, len(dataset), self.batch_size):
@@ -101,7 +111,7 @@ class Evaluator:
 
 
 def evaluate(
-    model: OneHead,
+    model: Model,
     task_sets: Mapping[Task, TaskSet],
     batch_size: int = 8,
     device: torch.device | str = "cpu",
@@ -160,7 +170,7 @@ def _pixels(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return to_xyxy(boxes) * boxes.new_tensor(size * 2)
 
 
-def _check_classes(model: OneHead, task_set: TaskSet) -> None:
+def _check_classes(model: Model, task_set: TaskSet) -> None:
     known = tuple(model.classes[task_set.task])
     if known != task_set.classes:
         raise UserError(
@@ -170,10 +180,11 @@ def _check_classes(model: OneHead, task_set: TaskSet) -> None:
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def _eval_mode(model: Model) -> Iterator[None]:
     """Switch to eval mode, then give every module back its own mode (batch norm may be frozen on its own)."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    for module, _ in modes:
+        module.training = False
     try:
         yield
     finally:

@@ -22,6 +22,8 @@ from models.boxes import grid_references, refine
 
 CONF_PRIOR = -4.6
 """Starting bias of `conf`: 1 % of tokens hold an object (focal loss, arXiv 1708.02002, section 4.1)."""
+NOT_A_PEAK = 100.0
+"""What a place with a surer neighbour loses in the ranking of logits."""
 CELLS_PER_REFERENCE = 2.0
 """Side of a place's reference box, in cells of its level."""
 
@@ -147,12 +149,14 @@ class QueryHead(nn.Module):
         encoding = box_encoding(boxes[finest:], places.shape[-1])
         return Memory(places, boxes, places[:, finest:], encoding, [m.float().contiguous() for m in maps])
 
-    def select(self, dense: Outputs) -> Queries:
-        """The places of highest confidence become the object queries (RT-DETR, arXiv 2304.08069, 4.3)."""
-        index = dense["pred_conf"].topk(self.num_queries, dim=1).indices
+    def select(self, dense: Outputs, rank_BP: Tensor) -> Queries:
+        """The first places of a ranking become the object queries (RT-DETR, arXiv 2304.08069, 4.3)."""
+        index = rank_BP.topk(self.num_queries, dim=1).indices
         return Queries(index, pick(dense["pred_boxes"], index).detach())
 
-    def extra_queries(self, dense: Outputs, memory: Memory, groups: int, denoise: Tensor | None) -> Queries | None:
+    def extra_queries(
+        self, dense: Outputs, rank_BP: Tensor, memory: Memory, groups: int, denoise: Tensor | None
+    ) -> Queries | None:
         """Training-only queries: `groups` runs that share out a wider selection, then the denoising boxes.
 
         Group matching gives each object several matched queries (Group DETR, arXiv 2207.13085); denoising queries start
@@ -160,7 +164,7 @@ class QueryHead(nn.Module):
         """
         index, boxes, n = [], [], self.num_queries
         if groups:
-            ranked = dense["pred_conf"].argsort(dim=1, descending=True)
+            ranked = rank_BP.argsort(dim=1, descending=True)
             rank = torch.arange(groups * n, device=ranked.device).view(n, groups).T.flatten() % ranked.shape[1]
             index.append(ranked[:, rank])
             boxes.append(pick(dense["pred_boxes"], index[0]).detach())
@@ -196,14 +200,15 @@ class QueryHead(nn.Module):
         """
         memory = self.memorise(maps)
         dense = {**self.read_objects(memory.places_BPD, memory.boxes_P4), "references": memory.boxes_P4}
-        queries = queries or self.select(dense)
+        rank = peaks_first(dense["pred_conf"], maps)
+        queries = queries or self.select(dense, rank)
         pooled = memory.tokens_BMD.mean(1)
         asked = self.ask(maps[0], slots)
         start = {"pred_masks": self.read_masks(asked, maps[0]), "pred_class": self.read_class(pooled)}
         outputs = self.decode(pooled, queries, asked, memory, maps[0])
         aux = [start, *outputs[:-1]]
         result = {**outputs[-1], "aux_outputs": aux, "dense": dense, "queries": queries, "maps": maps}
-        extra = self.extra_queries(dense, memory, groups, denoise)
+        extra = self.extra_queries(dense, rank, memory, groups, denoise)
         if extra is not None:
             result["extra_outputs"] = self.decode_extra(extra, memory)
         return result
@@ -211,7 +216,7 @@ class QueryHead(nn.Module):
     def ask(self, like: Tensor, slots: Tensor | None) -> Tensor:
         """The class queries (B, K, D) of every image of the batch, in the type of `like`."""
         all_KD = self.class_queries.to(like.dtype)
-        return all_KD.expand(len(like), -1, -1) if slots is None else all_KD[slots]
+        return all_KD.expand(like.shape[0], -1, -1) if slots is None else all_KD[slots]
 
     def decode(
         self, pooled_BD: Tensor, queries: Queries, asked_BKD: Tensor, memory: Memory, pix_BDHW: Tensor
@@ -224,7 +229,7 @@ class QueryHead(nn.Module):
         objects = pick(memory.places_BPD, queries.index)
         x = torch.cat([pooled_BD[:, None], objects, asked_BKD], dim=1)
         n = objects.shape[1]
-        image = x.new_tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float32).expand(len(x), x.shape[1] - n, 4)
+        image = x.new_tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float32).expand(x.shape[0], x.shape[1] - n, 4)
         boxes, cells, outputs = queries.boxes, memory.boxes_P4[queries.index], []
         for layer in self.layers:
             box = torch.cat([image[:, :1], boxes, image[:, 1:]], dim=1)
@@ -254,6 +259,21 @@ class QueryHead(nn.Module):
 def pick(values_BPX: Tensor, index_BN: Tensor) -> Tensor:
     """Gather rows (B, N, X) of (B, P, X)."""
     return values_BPX.gather(1, index_BN[..., None].expand(-1, -1, values_BPX.shape[-1]))
+
+
+@torch.no_grad()
+def peaks_first(conf_BP: Tensor, maps: list[Tensor]) -> Tensor:
+    """Order of places (B, P): by confidence, but places with a surer neighbour on their level after all others.
+
+    Without it a few large objects, each with many sure places, take up all queries. Source: peaks of CenterNet's
+    heatmap, arXiv 1904.07850, section 3.
+    """
+    sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
+    levels = []
+    for conf, size in zip(conf_BP.float().split([h * w for h, w in sizes], dim=1), sizes):
+        level = conf.unflatten(1, (1, *size))
+        levels.append(level - NOT_A_PEAK * (level < F.max_pool2d(level, 3, stride=1, padding=1)))
+    return torch.cat([level.flatten(1) for level in levels], dim=1)
 
 
 def nearest_places(boxes_BN4: Tensor, references_P4: Tensor) -> Tensor:

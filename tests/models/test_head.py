@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from models.criterion import Criterion, LossConfig
 from models.denoising import denoising_boxes
-from models.head import CELLS_PER_REFERENCE, CONF_PRIOR, Queries, nearest_places, pick
+from models.head import CELLS_PER_REFERENCE, CONF_PRIOR, Queries, nearest_places, peaks_first, pick
 from models.onehead import MEAN, STD, ModelConfig, OneHead, count_parameters
 from tests.models.builders import CLASSES, SIZE, boxes_in_view, images, random_targets, tensors, tiny
 
@@ -153,12 +153,14 @@ def test_an_images_outputs_do_not_depend_on_its_neighbours(model: OneHead) -> No
 
 
 @torch.no_grad()
-def test_selection_is_the_most_confident_tokens_with_their_boxes(model: OneHead) -> None:
+def test_selection_is_the_most_confident_peaks_with_their_boxes(model: OneHead) -> None:
     outputs = model(images(2))
     dense, queries = outputs["dense"], outputs["queries"]
+    rank = peaks_first(dense["pred_conf"], outputs["maps"])
     for b in range(2):
-        best = dense["pred_conf"][b].argsort(descending=True)[: model.config.queries]
+        best = rank[b].argsort(descending=True)[: model.config.queries]
         assert set(queries.index[b].tolist()) == set(best.tolist())
+        assert int(dense["pred_conf"][b].argmax()) in best
         assert torch.equal(queries.boxes[b], dense["pred_boxes"][b][queries.index[b]])
 
 
@@ -291,14 +293,26 @@ def test_group_queries_share_out_a_wider_selection(model: OneHead) -> None:
     maps = model.features(images(2))
     memory = model.head.memorise(maps)
     dense = model.head.read_objects(memory.places_BPD, memory.boxes_P4)
-    queries = model.head.extra_queries(dense, memory, 2, None)
+    rank = peaks_first(dense["pred_conf"], maps)
+    queries = model.head.extra_queries(dense, rank, memory, 2, None)
     assert queries is not None
     assert queries.groups == 2
     assert queries.index.shape == (2, 24)
     for b in range(2):
-        order = dense["pred_conf"][b].argsort(descending=True)[:24].tolist()
+        order = rank[b].argsort(descending=True)[:24].tolist()
         # Taken in turns, so that both runs are equally good.
         assert queries.index[b].tolist() == order[0::2] + order[1::2]
+
+
+def test_queries_go_to_peaks_first_so_that_one_large_object_cannot_take_them_all() -> None:
+    maps = [torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2)]
+    conf = torch.tensor([[4.0, 3.9, 0, 0, 3.8, 3.7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1.0, 2.0, 0.5, 0.4, 0.3]])
+    order = peaks_first(conf, maps)[0].argsort(descending=True, stable=True).tolist()
+    assert order[:3] == [0, 16, 15]  # the corner's peak, the coarse level's, the lone far one
+    neighbours = order[order.index(1) :]
+    assert neighbours[:3] == [1, 4, 5]  # of the first peak, behind every peak however unsure
+    assert 3 not in neighbours
+    assert sorted(order) == list(range(20))
 
 
 @torch.no_grad()
@@ -306,7 +320,8 @@ def test_groups_share_places_where_there_are_too_few() -> None:
     model = tiny(queries=100)
     maps = model.features(images(1))
     memory = model.head.memorise(maps)
-    queries = model.head.extra_queries(model.head.read_objects(memory.places_BPD, memory.boxes_P4), memory, 2, None)
+    dense = model.head.read_objects(memory.places_BPD, memory.boxes_P4)
+    queries = model.head.extra_queries(dense, dense["pred_conf"], memory, 2, None)
     assert queries is not None
     runs = queries.index[0].view(2, 100).tolist()
     assert [len(set(run)) for run in runs] == [100, 100]  # each place once in a run

@@ -1,0 +1,152 @@
+"""ONNX files of a trained model, with post-processing inside, and how they are read back.
+
+    python -m engine.export --weights weights/onehead.pt --out onehead.onnx
+    python eval.py --weights onehead.onnx --data_root data --tasks all
+
+One input, `images`: float32 (B, 3, S, S) in 0..1. Outputs for the user: `boxes` (B, k, 4) x1 y1 x2 y2 as fractions,
+`scores` and `labels` (B, k), `mask` (B, S, S) and `label` (B,), all classes as indices into the lists of the file's
+metadata; for evaluation at other resolutions, the raw `pred_*` of `models.head.QueryHead.forward`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.checkpoint import load_model
+from engine.errors import UserError, run_cli
+from models.boxes import to_xyxy
+from models.deploy import fused
+from models.onehead import OneHead
+from models.postprocess import clip
+
+FINAL = ("boxes", "scores", "labels", "mask", "label")
+"""Outputs that a user reads."""
+RAW = ("pred_logits", "pred_conf", "pred_boxes", "pred_masks", "pred_class")
+"""Outputs that evaluation reads."""
+OPSET = 18
+NEEDED = "pip install onnx onnxscript onnxruntime"
+
+
+class Deployed(nn.Module):
+    """A fused model with its post-processing: one graph from the image to what is read."""
+
+    def __init__(self, model: OneHead, top_k: int = 100) -> None:
+        super().__init__()
+        self.model, self.top_k = fused(model), top_k
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, S, S) in 0..1 -> the tensors named in FINAL and RAW, in this order."""
+        out = self.model(images)
+        chances = out["pred_conf"].sigmoid()[..., None] * out["pred_logits"].softmax(-1)
+        classes = chances.shape[-1]
+        scores, index = chances.flatten(1).topk(min(self.top_k, chances.shape[1] * classes), dim=1)
+        owner = (index // classes)[..., None].expand(-1, -1, 4)
+        boxes = to_xyxy(clip(out["pred_boxes"])).gather(1, owner)
+        logits = F.interpolate(out["pred_masks"], size=images.shape[-2:], mode="bilinear", align_corners=False)
+        final = (boxes, scores, index % classes, logits.argmax(1), out["pred_class"].argmax(1))
+        return (*final, *(out[name] for name in RAW))
+
+
+class OnnxModel(nn.Module):
+    """An exported model with the face of `OneHead`, run by ONNX Runtime on the CPU."""
+
+    def __init__(self, path: str | Path, threads: int = 0) -> None:
+        """Open a file; `threads` 0: as the runtime chooses. Raises UserError when it is missing, damaged or foreign."""
+        super().__init__()
+        if not Path(path).is_file():
+            raise UserError(f"{path} is not there: give the path of a file written by engine.export")
+        runtime = _import("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            said = json.loads(self.session.get_modelmeta().custom_metadata_map["onehead"])
+            self.classes = {task: tuple(names) for task, names in said["classes"].items()}
+            self.input_size = int(said["input_size"])
+        except Exception as error:  # the runtime raises many types for a file that is not what it says
+            first = " ".join(str(error).split())[:120]
+            raise UserError(f"{path} is no OneHead model ({first}): give a file written by engine.export") from None
+
+    def run(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """The named outputs for images (B, 3, S, S) in 0..1; nothing that only others need is computed."""
+        found = self.session.run(list(names), {"images": images.contiguous().numpy()})
+        return {name: torch.from_numpy(value) for name, value in zip(names, found)}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The raw outputs, as `OneHead` gives them."""
+        return self.run(images, RAW)
+
+
+def export(model: OneHead, path: Path) -> None:
+    """Write a model as ONNX. Raises UserError when the file cannot be written or the packages are missing."""
+    onnx = _import("onnx")
+    _import("onnxscript")
+    images = torch.rand(2, 3, model.input_size, model.input_size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            Deployed(model.cpu().float()).eval(),
+            (images,),
+            input_names=["images"],
+            output_names=[*FINAL, *RAW],
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=1024)}},
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    about = {"classes": model.classes, "input_size": model.input_size}
+    onnx.helper.set_model_props(proto, {"onehead": json.dumps(about)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(proto, str(path))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name a file in a folder that can be written") from None
+
+
+def largest_difference(model: OneHead, exported: OnnxModel, images: Tensor) -> dict[str, float]:
+    """Largest difference between torch and the exported file for every raw output, in its own unit."""
+    with torch.no_grad():
+        ours: dict[str, Any] = model(images)
+    theirs = exported(images)
+    return {name: float((ours[name] - theirs[name]).abs().max()) for name in RAW}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export, read back, compare on a drawn image."""
+    parser = argparse.ArgumentParser(description="Write a model as ONNX, with post-processing inside.")
+    parser.add_argument("--weights", required=True, help="checkpoint of the model")
+    parser.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
+    args = parser.parse_args(argv)
+    model = load_model(args.weights)
+    path = args.out or Path(args.weights).with_suffix(".onnx")
+    export(model, path)
+    size = model.input_size
+    off = largest_difference(model, OnnxModel(path), torch.rand(2, 3, size, size, generator=torch.manual_seed(0)))
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, input {size} x {size}")
+    print("largest difference to torch: " + ", ".join(f"{name} {value:.1e}" for name, value in off.items()))
+    return 0
+
+
+def _import(name: str) -> Any:
+    """A package that only export needs. Raises UserError when it is not installed."""
+    try:
+        return __import__(name)
+    except ImportError:
+        raise UserError(f"ONNX files need the package {name}: {NEEDED}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+import eval as command
+from engine.checkpoint import load_model, model_content, save
+from engine.errors import UserError, run_cli
+from engine.export import FINAL, OnnxModel, largest_difference, main
+from engine.metrics import predicted_mask
+from models.boxes import to_xyxy
+from models.onehead import ModelConfig, OneHead
+from models.postprocess import detections
+from tests.engine.oracle import CLASSES, write_sets
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model.pt and its export, model.onnx."""
+    path = tmp_path_factory.mktemp("export")
+    torch.manual_seed(0)
+    model = OneHead(ModelConfig(dim=32, hidden=32, layers=2, queries=12), CLASSES, SIZE)
+    torch.nn.init.normal_(model.head.projection.weight, std=0.1)  # so that boxes and classes differ from place to place
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as if trained: an untrained network says the same everywhere
+            module.momentum = None
+    model.train()(torch.rand(8, 3, SIZE, SIZE))
+    save(path / "model.pt", model_content(model))
+    assert main(["--weights", str(path / "model.pt")]) == 0
+    return path
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, SIZE, SIZE, generator=torch.manual_seed(1))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_raw_outputs_are_those_of_torch_for_any_batch(folder: Path, images: torch.Tensor, batch: int) -> None:
+    off = largest_difference(load_model(folder / "model.pt"), OnnxModel(folder / "model.onnx", 1), images[:batch])
+    assert max(off.values()) < 1e-3
+
+
+def test_final_outputs_are_what_the_post_processing_of_torch_makes(folder: Path, images: torch.Tensor) -> None:
+    with torch.no_grad():
+        outputs = load_model(folder / "model.pt")(images)
+    final = OnnxModel(folder / "model.onnx", 1).run(images, FINAL)
+    for b, best in enumerate(detections(outputs)):
+        torch.testing.assert_close(final["scores"][b], best["scores"], atol=1e-4, rtol=0)
+        sure = best["scores"] > best["scores"].roll(-1) + 1e-4  # equals may change places
+        sure &= best["scores"].roll(1) > best["scores"] + 1e-4
+        assert sure.sum() > 5
+        assert torch.equal(final["labels"][b][sure], best["labels"][sure])
+        torch.testing.assert_close(final["boxes"][b][sure], to_xyxy(best["boxes"])[sure], atol=1e-3, rtol=0)
+        mask = predicted_mask(outputs["pred_masks"][b], (SIZE, SIZE))
+        assert (final["mask"][b] == mask).float().mean() > 0.999
+    assert torch.equal(final["label"], outputs["pred_class"].argmax(1))
+
+
+def test_the_file_carries_classes_and_size_and_passes_the_checker(folder: Path) -> None:
+    onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
+    exported = OnnxModel(folder / "model.onnx")
+    assert exported.classes == CLASSES
+    assert exported.input_size == SIZE
+
+
+def test_eval_scores_the_export_as_it_scores_the_checkpoint(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sets(tmp_path)
+    scores = []
+    for name in ("model.pt", "model.onnx"):
+        options = ["--weights", str(folder / name), "--data_root", str(tmp_path), "--device", "cpu"]
+        assert run_cli(command.main, options) == 0
+        scores.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert scores[0].keys() == scores[1].keys()
+    for name, value in scores[0].items():
+        assert value == pytest.approx(scores[1][name], abs=2e-3), name
+
+
+def test_what_is_no_export_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.onnx is not there"):
+        OnnxModel(tmp_path / "nothing.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(UserError, match="no OneHead model"):
+        OnnxModel(tmp_path / "text.onnx")
+    node = onnx.helper.make_node("Identity", ["images"], ["out"])
+    values = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in ("images", "out")]
+    graph = onnx.helper.make_graph([node], "other", values[:1], values[1:])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10),
+        tmp_path / "other.onnx",
+    )
+    with pytest.raises(UserError, match="no OneHead model"):
+        OnnxModel(tmp_path / "other.onnx")
