@@ -86,8 +86,8 @@ def pooled(task_set: TaskSet, found: Sequence[Detections]) -> float:
     for record, one in zip(task_set.records, found):
         for k in range(len(task_set.classes)):
             true, said = record.labels == k, one.labels == k
-            fields = {"boxes": record.boxes[true], "labels": record.labels[true] * 0, "crowd": record.crowd[true]}
-            records.append(replace(record, **fields, area=record.area[true]))
+            boxes, crowd, area = record.boxes[true], record.crowd[true], record.area[true]
+            records.append(replace(record, boxes=boxes, labels=record.labels[true] * 0, crowd=crowd, area=area))
             detections.append(Detections(one.boxes[said], one.scores[said], one.labels[said] * 0))
     return DetectionTally(tuple(records), tuple(detections), ("object",)).scores()["AP50"]
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.types import Record, TaskSet
+from engine.metrics import Detections, DetectionTally
 from engine.train import main as train
 from models.criterion import LossConfig
+from models.head import peaks_first
 from models.onehead import ModelConfig
 from models.postprocess import detections
 from scripts.baselines import HEADS, Conventional, main
-from scripts.diagnose_detection import diagnose, readings
+from scripts.diagnose_detection import diagnose, pooled, readings
 from scripts.diagnose_detection import main as diagnose_main
 from tests.engine.conftest import TINY, drawn  # noqa: F401
 from tests.models.builders import CLASSES, images, random_targets
@@ -77,8 +80,20 @@ def test_readings_follow_the_network_from_the_maps_to_the_last_layer() -> None:
     assert list(found) == ["places + NMS", "selected", "layer 1", "layer 2", "layer 3"]
     assert found["places + NMS"] is outputs["dense"]
     assert found["layer 3"] is outputs
-    best = outputs["dense"]["pred_conf"].topk(model.config.queries).values
-    assert torch.equal(found["selected"]["pred_conf"], best)
+    dense = outputs["dense"]["pred_conf"]
+    best = peaks_first(dense, outputs["maps"]).topk(model.config.queries).indices
+    assert torch.equal(found["selected"]["pred_conf"], dense.gather(1, best))
+
+
+def test_the_pooled_score_weighs_objects_and_not_classes() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 70, 90], [5, 5, 60, 60]])
+    labels = torch.tensor([0, 0, 0, 1])
+    record = Record(Path("a.jpg"), boxes, labels, torch.zeros(4, dtype=torch.bool), torch.full((4,), 400.0))
+    task_set = TaskSet("det", "val", "", ("common", "rare"), (record,))
+    found = Detections(boxes[:3], torch.tensor([0.9, 0.8, 0.7]), labels[:3])
+    mean_of_classes = DetectionTally((record,), (found,), task_set.classes).scores()["AP50"]
+    assert mean_of_classes == pytest.approx(0.5)
+    assert pooled(task_set, [found]) == pytest.approx(76 / 101)  # recall points 0 .. 0.75
 
 
 def test_the_last_reading_scores_as_evaluation_does(drawn: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
