@@ -41,6 +41,8 @@ from models.targets import Targets
 
 MOST = 100
 """Detections an image."""
+BOX_PRIOR = 4.0
+"""Starting distance of a box's sides from its cell's centre, in strides."""
 
 
 class Conventional(OneHead):
@@ -99,9 +101,12 @@ class Detector(Conventional):
         nothing.out_channels = self.config.dim  # type: ignore[assignment]
         strides = self.backbone.strides
         anchors = AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides))
-        self.head = FCOS(  # type: ignore[assignment]
+        head: Any = FCOS(
             nothing, len(self.classes["det"]), anchor_generator=anchors, score_thresh=0.01, detections_per_img=MOST
         )
+        # Zero, torchvision's start, puts every box at the dead end of a ReLU: nothing is ever learnt at our rates.
+        nn.init.constant_(head.head.regression_head.bbox_reg.bias, BOX_PRIOR)
+        self.head = head
 
     def read(self, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor], list[int], ImageList]:
         """Raw outputs, anchors of each image, anchors a level, and the images as torchvision wants them."""
