@@ -5,38 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
-from data.types import TASKS, Task
+from data.types import TASKS
 from engine.checkpoint import load_model
-from engine.config import OptimConfig
-from engine.device import (
-    DTYPES,
-    Precision,
-    cpu_name,
-    keep_freed_memory,
-    peak_memory,
-    pick_device,
-    pick_precision,
-)
+from engine.device import DTYPES, Precision, cpu_name, keep_freed_memory, pick_device, pick_precision
 from engine.errors import UserError, run_cli
-from engine.metrics import predicted_mask
-from engine.stage import freeze_statistics, parameter_groups
-from models.criterion import Criterion, LossConfig
-from models.denoising import denoising_boxes
+from engine.export import FINAL, OnnxModel, export
+from engine.rivals import RIVALS, time_rivals
+from engine.timing import Figures, measure, summary, time_inference, time_training
 from models.deploy import fused
 from models.onehead import ModelConfig, OneHead, count_parameters
-from models.postprocess import detections
-from models.targets import NO_CLASS, VOID, Targets
 
 MAX_PARAMETERS = 8_000_000
 MAX_LATENCY_MS = 150.0
@@ -50,9 +34,9 @@ EXAMPLE = """example:
 Inference takes one image in 0..1 that is on the device already, to raw outputs, final boxes, the full-size class
 mask and the label; decoding and resizing of the file are not in it. A training step is forward, loss, backward,
 clipping and AdamW on drawn targets, without data loading and without remedies against forgetting.
+What a user would pick instead is torchvision's LR-ASPP MobileNetV3-Large, SSDLite320 and MobileNetV3-Small, run one
+after the other on the same image, at the same precision, to the same outputs.
 The last line of stdout is one JSON object."""
-
-Figures = dict[str, Any]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--weights", metavar="FILE", help="checkpoint of the model (default: the default model, untrained)")
     add("--size", type=_positive, default=512, metavar="S", help=f"side of the input, a multiple of 32 {default}")
     add("--batch", type=_positive, default=8, metavar="N", help=f"images a training step {default}")
+    add("--alone", action="store_true", help="leave out what a user would pick instead, and the exported model")
     add = parser.add_argument_group("where").add_argument
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help=f"auto: CUDA if there is one {default}")
     choices = ("auto", *DTYPES)
@@ -102,6 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     dtype = DTYPES[precision]
     figures |= time_inference(fused(model), args.size, dtype, args.warmup, args.runs)
     figures |= time_training(model, args.size, dtype, args.batch, args.warmup, args.runs)
+    if not args.alone:
+        figures |= time_rivals(device, args.size, dtype, args.batch, args.warmup, args.runs)
+        figures |= time_export(model, args.size, args.warmup, args.runs)
+        figures |= ratios(figures)
     figures["parameters_passed"] = figures["parameters"] < MAX_PARAMETERS
     figures["latency_passed"] = figures["latency_ms_median"] <= MAX_LATENCY_MS
     print(report(figures))
@@ -148,117 +137,26 @@ def flops(model: OneHead, size: int, device: torch.device) -> int:
     return int(counter.get_total_flops())
 
 
-def measure(name: str, run: Callable[[], object], device: torch.device, warmup: int, runs: int) -> list[float]:
-    """Milliseconds of each of `runs` calls after `warmup` calls that are not counted."""
-    times = []
-    for i in tqdm(range(warmup + runs), desc=name, unit="run", leave=False, disable=None):
-        synchronise(device)
-        start = time.perf_counter()
-        run()
-        synchronise(device)
-        if i >= warmup:
-            times.append(1000 * (time.perf_counter() - start))
-    return times
+def time_export(model: OneHead, size: int, warmup: int, runs: int) -> Figures:
+    """Latency of the exported model, float32 on the CPU with as many threads as torch has."""
+    image = torch.rand(1, 3, size, size)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export(model, path)
+        exported = OnnxModel(path, torch.get_num_threads())
+    times = measure("exported", lambda: exported.run(image, FINAL), torch.device("cpu"), warmup, runs)
+    return summary("exported_ms", times)
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done everything it was told to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def summary(name: str, times: Sequence[float]) -> Figures:
-    """Median and 95th percentile of `times` under `name`."""
-    median, p95 = np.percentile(times, [50, 95])
-    return {f"{name}_median": round(float(median), 3), f"{name}_p95": round(float(p95), 3)}
-
-
-def time_inference(model: OneHead, size: int, dtype: torch.dtype | None, warmup: int, runs: int) -> Figures:
-    """Latency of one image, from the input tensor to everything a user reads."""
-    device = model.mean.device
-    image = torch.rand(1, 3, size, size, device=device).to(memory_format=torch.channels_last)
-    times = measure("inference", lambda: infer(model, image, dtype), device, warmup, runs)
-    return {**summary("latency_ms", times), "inference_peak_mib": peak_memory(device)}
-
-
-@torch.no_grad()
-def infer(model: OneHead, images: Tensor, dtype: torch.dtype | None) -> tuple[list[dict[str, Tensor]], Tensor, Tensor]:
-    """Final boxes, class masks int64 (B, S, S) and labels int64 (B,) of images (B, 3, S, S) in 0..1."""
-    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-        outputs = model(images)
-    masks = [predicted_mask(logits, (images.shape[-2], images.shape[-1])) for logits in outputs["pred_masks"]]
-    return detections(outputs), torch.stack(masks), outputs["pred_class"].argmax(1)
-
-
-def time_training(model: OneHead, size: int, dtype: torch.dtype | None, batch: int, warmup: int, runs: int) -> Figures:
-    """Time per image of a training step of each stage; the weights of `model` change."""
-    device = model.mean.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    figures: Figures = {}
-    for stage in TASKS:
-        step = training_step(model, stage, size, dtype, batch)
-        times = measure(f"training {stage}", step, device, warmup, runs)
-        figures |= summary(f"train_{stage}_ms_per_image", [t / batch for t in times])
-    return {**figures, "training_peak_mib": peak_memory(device)}
-
-
-def training_step(
-    model: OneHead, stage: Task, size: int, dtype: torch.dtype | None, batch: int
-) -> Callable[[], dict[str, Tensor]]:
-    """A function that does one optimiser step of a stage on one drawn batch and returns its losses."""
-    device, losses, optim = model.mean.device, LossConfig(), OptimConfig()
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(batch, 3, size, size, generator=generator).to(device, memory_format=torch.channels_last)
-    targets = draw_targets(model, stage, size, batch, generator).to(device)
-    criterion = Criterion(losses)
-    # So small a rate leaves the weights as they are: every run does the same work.
-    optimizer = torch.optim.AdamW(parameter_groups(model, optim, lr=1e-9), fused=True)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    model.train()
-    if stage != TASKS[0]:
-        freeze_statistics(model)
-
-    def step() -> dict[str, Tensor]:
-        boxes, match, groups = None, None, 0
-        if stage == "det":
-            groups = losses.groups
-            boxes, match = denoising_boxes(targets, model.config.queries, losses.denoise)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            outputs = model(images, None, groups, boxes)
-        terms = criterion(outputs, targets, match)
-        scaler.scale(torch.stack(list(terms.values())).sum()).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        return {name: value.detach() for name, value in terms.items()}
-
-    return step
-
-
-def draw_targets(model: OneHead, stage: Task, size: int, batch: int, generator: torch.Generator) -> Targets:
-    """Annotation like that of the real sets: 1 to 13 boxes an image, masks of large areas, one label."""
-    drawn = Targets(
-        [torch.zeros(0, 4)] * batch,
-        [torch.zeros(0, dtype=torch.int64)] * batch,
-        torch.full((batch,), stage == "det"),
-        torch.full((batch, size, size), VOID),
-        torch.full((batch,), NO_CLASS),
-    )
-    count = len(model.classes[stage])
-    if stage == "det":
-        numbers = torch.randint(1, 14, (batch,), generator=generator).tolist()
-        sides = [0.03 + 0.4 * torch.rand(n, 2, generator=generator) for n in numbers]
-        drawn.boxes = [torch.cat([s / 2 + torch.rand(s.shape, generator=generator) * (1 - s), s], 1) for s in sides]
-        drawn.labels = [torch.randint(count, (n,), generator=generator) for n in numbers]
-    elif stage == "seg":
-        areas = torch.randint(count, (batch, 1, 4, 4), generator=generator).float()
-        drawn.masks = F.interpolate(areas, (size, size), mode="nearest")[:, 0].long()
-    else:
-        drawn.classes = torch.randint(count, (batch,), generator=generator)
-    return drawn
+def ratios(figures: Figures) -> Figures:
+    """Our times over those of what a user would pick instead."""
+    total = sum(figures[f"{name}_ms_median"] for name in RIVALS)
+    steps = [figures[f"train_{stage}_ms_per_image_median"] for stage in TASKS]
+    return {
+        "latency_ratio": round(figures["latency_ms_median"] / total, 3),
+        "exported_ratio": round(figures["exported_ms_median"] / total, 3),
+        "train_ratio": round(max(steps) / figures["train_lraspp_ms_per_image_median"], 3),
+    }
 
 
 def report(figures: Figures) -> str:
@@ -278,10 +176,24 @@ def report(figures: Figures) -> str:
     for stage in TASKS:
         name = f"training {stage}, per image ({f['batch']} a step)"
         lines.append(f"{name:<34}{pair(f, f'train_{stage}_ms_per_image')}")
+    if "latency_ratio" in f:
+        lines += comparison(f)
     whose = "allocated on the GPU" if f["device"] == "cuda" else "of the whole process"
     lines.append(f"\n{'peak memory, MiB':<34}{'inference':>9}{'training':>9}")
     lines.append(f"{whose:<34}{f['inference_peak_mib']:>9.0f}{f['training_peak_mib']:>9.0f}\n")
     return "\n".join(lines)
+
+
+def comparison(f: Figures) -> list[str]:
+    """The lines on what a user would pick instead."""
+    lines = [f"\n{'instead: ' + text:<34}{pair(f, f'{name}_ms')}" for name, text in RIVALS.items()]
+    return [
+        "".join(lines),
+        f"{'exported, ONNX Runtime, fp32':<34}{pair(f, 'exported_ms')}",
+        f"{'training LR-ASPP, per image':<34}{pair(f, 'train_lraspp_ms_per_image')}",
+        f"\nof the three together this network takes {f['latency_ratio']:.2f}, exported {f['exported_ratio']:.2f}; "
+        f"its slowest training step {f['train_ratio']:.2f} of LR-ASPP's",
+    ]
 
 
 def pair(figures: Figures, name: str) -> str:

@@ -10,22 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from engine import benchmark
-from engine.benchmark import (
-    draw_targets,
-    flops,
-    infer,
-    limit,
-    main,
-    make_model,
-    measure,
-    parameters,
-    report,
-    summary,
-    training_step,
-)
+from engine import benchmark, timing
+from engine.benchmark import flops, limit, main, make_model, parameters, report
 from engine.checkpoint import model_content, save
 from engine.errors import run_cli
+from engine.rivals import build
+from engine.timing import draw_targets, infer, measure, summary, training_step
 from models.onehead import ModelConfig, OneHead
 from models.targets import NO_CLASS, VOID
 
@@ -91,8 +81,8 @@ def test_warm_up_runs_are_not_timed() -> None:
 
 def test_times_are_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([1.0, 1.002, 2.0, 2.003])
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(ticks))
-    monkeypatch.setattr(benchmark, "tqdm", lambda runs, **options: runs)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(timing, "tqdm", lambda runs, **options: runs)
     assert measure("test", lambda: None, CPU, warmup=0, runs=2) == pytest.approx([2.0, 3.0])
 
 
@@ -164,7 +154,7 @@ def test_only_the_first_stage_moves_batch_norm_statistics(model: OneHead) -> Non
 
 
 def test_the_command_prints_a_table_and_one_flat_json_line(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--device", "cpu", "--precision", "fp32", "--threads", "1"]
+    arguments = ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--alone"]
     assert run_cli(main, ["--weights", weights, *SHORT, *arguments]) == 0
     out = capsys.readouterr().out
     figures = json.loads(out.splitlines()[-1])
@@ -188,6 +178,25 @@ def test_the_command_prints_a_table_and_one_flat_json_line(weights: str, capsys:
         assert text in out
     assert "pass: limit below 8 M" in out
     assert "for information: within the 150 ms that a T4 may take" in out
+
+
+def test_beside_it_stands_what_a_user_would_pick_instead(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(main, ["--weights", weights, *SHORT, "--device", "cpu", "--precision", "fp32"]) == 0
+    out = capsys.readouterr().out
+    figures = json.loads(out.splitlines()[-1])
+    total = sum(figures[f"{name}_ms_median"] for name in ("lraspp", "ssdlite", "mobilenet"))
+    assert figures["latency_ratio"] == pytest.approx(figures["latency_ms_median"] / total, abs=1e-3)
+    assert figures["exported_ratio"] == pytest.approx(figures["exported_ms_median"] / total, abs=1e-3)
+    slowest = max(figures[f"train_{stage}_ms_per_image_median"] for stage in ("seg", "det", "cls"))
+    assert figures["train_ratio"] == pytest.approx(slowest / figures["train_lraspp_ms_per_image_median"], abs=1e-3)
+    assert "instead: SSDLite320" in out
+    assert f"this network takes {figures['latency_ratio']:.2f}" in out
+
+
+@torch.no_grad()
+def test_the_detector_to_compare_with_is_spared_its_post_processing() -> None:
+    found = build("ssdlite").eval()([torch.rand(3, 64, 64)])
+    assert len(found[0]["boxes"]) == 0
 
 
 FIGURES = {"device": "cuda", "parameters_passed": True, "latency_passed": True}
@@ -214,7 +223,7 @@ def test_the_limits_are_those_of_the_assignment(
     monkeypatch.setattr(benchmark, "time_training", lambda *a: {})
     monkeypatch.setattr(benchmark, "report", lambda figures: "")
     monkeypatch.setattr(benchmark, "parameters", lambda model: {"parameters": 8_000_000})
-    main(["--weights", weights, "--size", "64", "--device", "cpu"])
+    main(["--weights", weights, "--size", "64", "--device", "cpu", "--alone"])
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (figures["latency_passed"], figures["parameters_passed"]) == (True, False)
 
