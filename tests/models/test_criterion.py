@@ -156,16 +156,28 @@ def test_logits_under_void_do_not_matter() -> None:
         assert torch.equal(value, losses[name].detach())
 
 
-def test_masks_are_read_where_the_logits_lie() -> None:
+@pytest.mark.parametrize("zoom", [1, 2])
+def test_masks_are_read_where_the_logits_lie(zoom: int) -> None:
     # Each 8 x 8 block of the mask has the class that its own logit is sure of.
     classes = torch.randint(0, 5, (1, 8, 8), generator=torch.Generator().manual_seed(0))
     classes = classes[:, :1, :].expand(1, 8, 8)
     masks = classes.repeat_interleave(8, 1).repeat_interleave(8, 2)
     logits = 60.0 * F.one_hot(classes, 5).permute(0, 3, 1, 2).float()
-    losses = Criterion(PLAIN).segmentation(logits, mask_targets(masks), torch.ones(()))
+    losses = Criterion(PLAIN).segmentation(logits, mask_targets(masks), torch.ones(()), zoom)
     assert losses["seg_ce"].item() < 1e-6
-    shifted = Criterion(PLAIN).segmentation(logits, mask_targets(masks.roll(8, 2)), torch.ones(()))
+    shifted = Criterion(PLAIN).segmentation(logits, mask_targets(masks.roll(8, 2)), torch.ones(()), zoom)
     assert shifted["seg_ce"].item() > 10
+
+
+def test_earlier_layers_are_judged_at_the_logits_own_resolution() -> None:
+    torch.manual_seed(0)
+    targets, criterion = mask_targets(torch.randint(0, 5, (1, SIZE, SIZE))), Criterion(LossConfig(aux=0.5))
+    outputs = fixed_outputs(1, aux=2)
+    losses, one = criterion(outputs, targets), torch.ones(())
+    for name in ("seg_ce", "seg_dice"):
+        assert torch.equal(losses[name], criterion.segmentation(outputs["pred_masks"], targets, one, 2)[name])
+        earlier = [criterion.segmentation(a["pred_masks"], targets, one, 1)[name] for a in outputs["aux_outputs"]]
+        torch.testing.assert_close(losses[f"{name}_aux"], 0.5 * torch.stack(earlier).sum())
 
 
 def test_masks_are_read_in_the_middle_of_cells() -> None:
@@ -246,11 +258,13 @@ def test_terms_are_weighted_by_name_and_layer() -> None:
     plain = Criterion(PLAIN)(outputs, targets)
     found = Criterion(LossConfig(**weights, smoothing=0.0, aux=0.25, dense=0.5))(outputs, targets)
     names = {"conf", "det_class", "l1", "giou"}
+    coarse = Criterion(PLAIN).segmentation(outputs["pred_masks"], targets, torch.tensor(2.0), zoom=1)
     assert set(found) == {*weights, *(f"{n}_aux" for n in weights), *(f"{n}_dense" for n in names)}
     for name, weight in weights.items():
         assert found[name].item() == pytest.approx(weight * plain[name].item(), rel=1e-5)
         layers = 2 if name in names else 3  # before any layer there are no object queries
-        assert found[f"{name}_aux"].item() == pytest.approx(0.25 * layers * found[name].item(), rel=1e-5)
+        one_layer = weight * coarse[name].item() if name in coarse else found[name].item()
+        assert found[f"{name}_aux"].item() == pytest.approx(0.25 * layers * one_layer, rel=1e-5)
         if name in names:
             assert found[f"{name}_dense"].item() == pytest.approx(
                 0.5 * weight * plain[f"{name}_dense"].item(), rel=1e-5
