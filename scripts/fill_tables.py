@@ -1,0 +1,122 @@
+"""Write the tables of README.md and report.md from the records in results/: `python -m scripts.fill_tables`.
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; its content is made here from the records alone, so
+text and records cannot drift apart. `--check` writes nothing and fails where they have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError, run_cli
+from engine.tables import markdown
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "report.md")
+BLOCK = re.compile(r"(<!-- table (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+METRICS = {"seg": ("mIoU",), "det": ("AP50", "mAP"), "cls": ("Top-1",)}
+
+Result = dict[str, Any]
+
+
+def grid(folder: Path) -> list[Result]:
+    """The results of one search. Raises UserError when there are none."""
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise UserError(f"{folder} holds no results: run the search that makes them, or remove its table")
+    return [json.loads(path.read_text()) for path in files]
+
+
+def starts(folder: Path) -> str:
+    """One row a variant: the metrics of all tasks trained alone, mean and range over seeds, and minutes."""
+    rows = [["start", "seeds", *(m for metrics in METRICS.values() for m in metrics), "minutes: seg, det, cls"]]
+    results = grid(folder)
+    for variant in dict.fromkeys(r["variant"] for r in results):
+        row, minutes = [variant], []
+        cells = {stage: [r for r in results if (r["variant"], r["stage"]) == (variant, stage)] for stage in METRICS}
+        row.append(str(len({r["seed"] for r in results if r["variant"] == variant})))
+        for stage, metrics in METRICS.items():
+            row += [spread(cells[stage], metric) for metric in metrics]
+            minutes.append(f"{statistics.mean(c['minutes'] for c in cells[stage]):.1f}" if cells[stage] else "-")
+        rows.append([*row, ", ".join(minutes)])
+    return "\n".join(markdown(rows))
+
+
+def search(folder: Path) -> str:
+    """One row a variant and stage: what was changed, metrics, minutes, memory."""
+    results = grid(folder)
+    stages = [stage for stage in METRICS if any(r["stage"] == stage for r in results)]
+    tables = []
+    for stage in stages:
+        rows = [["variant", "settings", "seeds", *METRICS[stage], "minutes", "MiB"]]
+        cells = [r for r in results if r["stage"] == stage]
+        for variant in dict.fromkeys(r["variant"] for r in cells):
+            mine = [r for r in cells if r["variant"] == variant]
+            rows.append([variant, settings(mine[0]), str(len(mine)), *(spread(mine, m) for m in METRICS[stage])])
+            rows[-1] += [f"{statistics.mean(c['minutes'] for c in mine):.1f}"]
+            rows[-1] += [f"{max(c['peak_memory_mib'] for c in mine):.0f}"]
+        tables.append("\n".join(markdown(rows)))
+    return "\n\n".join(tables)
+
+
+def settings(result: Result) -> str:
+    """What a cell changes, in short; that it was scored on held-back training images is said above the table."""
+    own = {k: v for k, v in result["settings"].items() if k != "data.holdout"}
+    return ", ".join(f"`{k} {v if isinstance(v, str) else json.dumps(v)}`" for k, v in own.items())
+
+
+def spread(cells: Sequence[Result], metric: str) -> str:
+    """Mean over seeds and range of a metric at the end."""
+    values = [c["rows"][-1][metric] or 0.0 for c in cells]
+    if not values:
+        return "-"
+    around = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{around}"
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "stage0_worth": starts,
+    "stage0_sources": starts,
+    "search-det": search,
+    "search-seg": search,
+    "search-cls": search,
+}
+"""Tables by the folder of results that they show."""
+
+
+def fill(text: str, results: Path) -> str:
+    """A page with all its tables made anew. Raises UserError for a table that nobody knows."""
+
+    def table(found: re.Match[str]) -> str:
+        begin, name, _, end = found.groups()
+        if name not in TABLES:
+            raise UserError(f"there is no table {name!r}: choose one of {', '.join(TABLES)}")
+        return f"{begin}{TABLES[name](results / name)}\n{end}"
+
+    return BLOCK.sub(table, text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fill in the tables of all pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say whether a page is out of date")
+    args = parser.parse_args(argv)
+    for path in (ROOT / name for name in PAGES if (ROOT / name).exists()):
+        before = path.read_text()
+        after = fill(before, ROOT / "results")
+        if args.check and after != before:
+            raise UserError(f"{path.name} differs from the records: run python -m scripts.fill_tables")
+        if not args.check:
+            path.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

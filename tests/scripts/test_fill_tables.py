@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.errors import UserError
+from scripts.fill_tables import fill, main
+
+
+def result(stage: str, variant: str, seed: int, **scores: float) -> dict[str, object]:
+    return {
+        "variant": variant,
+        "stage": stage,
+        "seed": seed,
+        "settings": {"data.holdout": True, "optim.lr": 0.1},
+        "minutes": 2.0 + seed,
+        "peak_memory_mib": 100.0 + seed,
+        "rows": [{metric.replace("_", "-"): value for metric, value in scores.items()}],
+    }
+
+
+def write(folder: Path, *results: dict[str, object]) -> None:
+    folder.mkdir(parents=True)
+    for i, content in enumerate(results):
+        (folder / f"{i}.json").write_text(json.dumps(content))
+
+
+def test_tables_hold_mean_and_range_over_seeds(tmp_path: Path) -> None:
+    write(tmp_path / "search-cls", result("cls", "slow", 0, Top_1=0.5), result("cls", "slow", 1, Top_1=0.7))
+    page = "Before.\n\n<!-- table search-cls -->\nold\n<!-- end -->\n\nAfter.\n"
+    filled = fill(page, tmp_path)
+    assert "| slow | `optim.lr 0.1` | 2 | 0.600 (0.500-0.700) | 2.5 | 101 |" in filled
+    assert "old" not in filled
+    assert filled.startswith("Before.\n\n<!-- table search-cls -->\n| variant |")
+    assert filled.endswith("|\n<!-- end -->\n\nAfter.\n")
+    assert fill(filled, tmp_path) == filled
+
+
+def test_starts_are_compared_on_all_tasks(tmp_path: Path) -> None:
+    write(
+        tmp_path / "stage0_worth",
+        result("seg", "whole", 0, mIoU=0.2),
+        result("det", "whole", 0, AP50=0.1, mAP=0.05),
+        result("cls", "whole", 0, Top_1=0.8),
+        result("seg", "random", 0, mIoU=0.05),
+    )
+    filled = fill("<!-- table stage0_worth -->\n<!-- end -->\n", tmp_path)
+    assert "| whole | 1 | 0.200 | 0.100 | 0.050 | 0.800 | 2.0, 2.0, 2.0 |" in filled
+    assert "| random | 1 | 0.050 | - | - | - | 2.0, -, - |" in filled
+
+
+def test_a_table_without_records_or_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no table 'mine'"):
+        fill("<!-- table mine -->\n<!-- end -->", tmp_path)
+    with pytest.raises(UserError, match="holds no results"):
+        fill("<!-- table search-det -->\n<!-- end -->", tmp_path)
+
+
+def test_the_pages_of_the_repository_are_those_of_its_records() -> None:
+    assert main(["--check"]) == 0
