@@ -463,9 +463,10 @@ def test_steps_along_the_gradient_lower_the_loss_of_a_model() -> None:
     criterion, optimizer = Criterion(LossConfig()), torch.optim.AdamW(model.parameters(), lr=2e-3)
     values = []
     for _ in range(12):
-        loss = total(criterion(model(x), targets))
+        losses = criterion(model(x), targets)
         optimizer.zero_grad()
-        loss.backward()
+        total(losses).backward()
         optimizer.step()
-        values.append(loss.item())
+        # Objectness aims at the boxes' own IoU, which moves: better boxes alone raise that term.
+        values.append(sum(v.item() for k, v in losses.items() if not k.startswith("conf")))
     assert values[-1] < 0.9 * values[0]
