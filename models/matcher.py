@@ -14,7 +14,7 @@ from torchvision.ops import box_iou, generalized_box_iou
 
 from models.boxes import to_xyxy
 from models.head import CELLS_PER_REFERENCE, Outputs
-from models.targets import Targets
+from models.targets import UNNAMED, Targets
 
 COST_CLASS, COST_L1, COST_GIOU = 2.0, 5.0, 2.0
 """Weights of DETR's cost (arXiv 2005.12872, section 3.1), class cost 2 as in Deformable DETR."""
@@ -45,8 +45,9 @@ class Match:
 
 
 def object_cost(conf: Tensor, logits: Tensor, boxes: Tensor, target_boxes: Tensor, target_labels: Tensor) -> Tensor:
-    """Cost (N, n) of giving each object to each prediction of one image."""
-    score = conf.float().sigmoid()[:, None] * logits.float().softmax(-1)[:, target_labels]
+    """Cost (N, n) of giving each object to each prediction of one image; any class suits an unnamed object."""
+    chance = logits.float().softmax(-1)[:, target_labels.clamp(min=0)].where(target_labels != UNNAMED, 1.0)
+    score = conf.float().sigmoid()[:, None] * chance
     boxes = boxes.float()
     giou = generalized_box_iou(to_xyxy(boxes), to_xyxy(target_boxes))
     return -COST_CLASS * score + COST_L1 * torch.cdist(boxes, target_boxes, p=1) - COST_GIOU * giou
