@@ -1,19 +1,23 @@
 """Where detections are won and lost: scores of every reading on the way from the maps to the last layer.
 
-python -m scripts.diagnose_detection runs/real/det.pt --data_root data --holdout
+python -m scripts.diagnose_detection runs/real/det.pt --data_root data
 
 One row a reading: all places, which are the cells of all maps (after non-maximum suppression, as a dense detector would
 give them), the selected ones, the queries after each layer. `found` is the share of objects with any box of IoU >= 0.5,
-whatever its class. `pooled` is AP50 over all (image, class) pairs as if they were one class: with few images it is far
-steadier than the mean over classes, in which three cats weigh as much as two hundred people.
+whatever its class. `pooled` is AP50 over all (image, class) pairs as if they were one class: on few images it is far
+steadier than the mean over classes, in which three cats weigh as much as two hundred people. `nameless` is the same
+with classes ignored. Below, what places make of objects of every size: how well the best of all boxes fits.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,15 +27,18 @@ from torchvision.ops import batched_nms, box_iou
 from data.catalog import load_set
 from data.dataset import TaskDataset
 from data.images import image_size
-from data.types import TaskSet
-from engine.checkpoint import load_model
+from data.types import Record, TaskSet
+from engine.checkpoint import load, load_model, provenance
 from engine.errors import run_cli
+from engine.files import write_text
 from engine.metrics import MAX_DETECTIONS, Detections, DetectionTally
 from models.boxes import to_xyxy
 from models.head import pick
 from models.onehead import OneHead
 from models.postprocess import detections
 
+SIDES = (0, 8, 16, 32, 64, 128, 4096)
+"""Bounds of the sizes that are told apart, in pixels of the input."""
 SCORES = ("mAP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
 
 
@@ -58,25 +65,51 @@ def best(out: dict[str, Tensor], suppress: bool) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def diagnose(model: OneHead, task_set: TaskSet) -> dict[str, dict[str, float]]:
-    """Scores of every reading of `model` on a detection set."""
+def diagnose(model: OneHead, task_set: TaskSet) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Scores of every reading of `model` on a detection set, and what places make of objects of every size."""
     dataset = TaskDataset(task_set, model.input_size, None)
     found: dict[str, list[Detections]] = {}
     hits: dict[str, list[Tensor]] = {}
+    overlaps: list[Tensor] = []
     for i, record in enumerate(task_set.records):
         size = torch.tensor(image_size(record.image) * 2)
         truth = record.boxes[~record.crowd]
-        for name, out in readings(model(dataset[i].image[None])).items():
+        outputs = model(dataset[i].image[None])
+        for name, out in readings(outputs).items():
             one = best({k: out[k] for k in ("pred_boxes", "pred_logits", "pred_conf")}, "NMS" in name)
             boxes = one["boxes"] * size
             found.setdefault(name, []).append(Detections(boxes, one["scores"], one["labels"]))
             if len(truth):
                 hits.setdefault(name, []).append((box_iou(truth, boxes) >= 0.5).any(1).float())
+        if len(truth):
+            side = ((truth[:, 2:] - truth[:, :2]) / size[2:]).prod(1).sqrt() * model.input_size
+            everywhere = to_xyxy(outputs["dense"]["pred_boxes"][0]) * size
+            overlaps.append(torch.stack([side, box_iou(truth, everywhere).amax(1)], dim=1))
     table = {}
     for name, boxes_of in found.items():
         scores = DetectionTally(task_set.records, tuple(boxes_of), task_set.classes, task_set.unknown).scores()
-        found_rate = float(torch.cat(hits[name]).mean())
-        table[name] = {**{k: scores[k] for k in SCORES}, "pooled": pooled(task_set, boxes_of), "found": found_rate}
+        alike = replace(task_set, classes=("object",), records=tuple(nameless(r) for r in task_set.records))
+        table[name] = {
+            **{k: scores[k] for k in SCORES},
+            "pooled": pooled(task_set, boxes_of),
+            "nameless": pooled(alike, [Detections(d.boxes, d.scores, d.labels * 0) for d in boxes_of]),
+            "found": float(torch.cat(hits[name]).mean()),
+        }
+    return table, by_size(torch.cat(overlaps))
+
+
+def nameless(record: Record) -> Record:
+    """The same objects, all of one class."""
+    return replace(record, labels=record.labels * 0)
+
+
+def by_size(overlap_n2: Tensor) -> dict[str, dict[str, float]]:
+    """Objects and the mean of their best overlaps, by side in pixels of the input; rows of (side, best IoU)."""
+    table = {}
+    for low, high in pairwise(SIDES):
+        of = overlap_n2[(overlap_n2[:, 0] >= low) & (overlap_n2[:, 0] < high), 1]
+        if len(of):
+            table[f"{low}-{high} px"] = {"objects": float(len(of)), "best IoU": float(of.mean())}
     return table
 
 
@@ -93,20 +126,32 @@ def pooled(task_set: TaskSet, found: Sequence[Detections]) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights")
     parser.add_argument("--data_root", default="data")
-    parser.add_argument("--holdout", action="store_true", help="training images held back by data.holdout, not val")
+    parts = ("val", "held", "learnt")
+    parser.add_argument("--images", choices=parts, default="val", help="held: those of data.holdout; learnt: the rest")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the tables here")
     args = parser.parse_args(argv)
     model = load_model(args.weights)
-    split, part = ("train", "choose") if args.holdout else ("val", "all")
+    split, part = ("val", "all") if args.images == "val" else ("train", "choose" if args.images == "held" else "fit")
     task_set = load_set(args.data_root, "det", split, model.classes["det"], part=part)  # type: ignore[arg-type]
-    table = diagnose(model, task_set)
-    print(f"{'reading':<14}" + "".join(f"{k:>8}" for k in (*SCORES, "pooled", "found")))
-    for name, row in table.items():
-        print(f"{name:<14}" + "".join(f"{v:>8.3f}" for v in row.values()))
+    table, sizes = diagnose(model, task_set)
+    show(table)
+    print()
+    show(sizes)
+    if args.json:
+        about = {"run": load(args.weights)["config"]["name"], "images": args.images, **provenance()}
+        write_text(args.json, json.dumps({**about, "readings": table, "sizes": sizes}, indent=1) + "\n")
     return 0
+
+
+def show(table: dict[str, dict[str, float]]) -> None:
+    """Print a table; its columns are those of its first row."""
+    print(" " * 14 + "".join(f"{k:>9}" for k in next(iter(table.values()))))
+    for name, row in table.items():
+        print(f"{name:<14}" + "".join(f"{v:>9.3f}" for v in row.values()))
 
 
 if __name__ == "__main__":

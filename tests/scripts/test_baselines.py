@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.catalog import load_set
 from data.types import Record, TaskSet
 from engine.metrics import Detections, DetectionTally
 from engine.train import main as train
@@ -16,8 +17,8 @@ from models.head import peaks_first
 from models.onehead import ModelConfig
 from models.postprocess import detections
 from scripts.baselines import HEADS, Conventional, main
-from scripts.diagnose_detection import diagnose, pooled, readings
 from scripts.diagnose_detection import main as diagnose_main
+from scripts.diagnose_detection import pooled, readings
 from tests.engine.conftest import TINY, drawn  # noqa: F401
 from tests.models.builders import CLASSES, images, random_targets
 from tests.models.builders import TINY as SHAPE
@@ -101,8 +102,15 @@ def test_the_last_reading_scores_as_evaluation_does(drawn: Path, tmp_path: Path,
     assert train([*TINY, *where, "--stage", "det", "--optim.epochs.det", "6"]) == 0
     row = [json.loads(line) for line in (tmp_path / "d" / "metrics.jsonl").open()][-1]
     capsys.readouterr()
-    assert diagnose_main([str(tmp_path / "d" / "det.pt"), "--data_root", str(drawn)]) == 0
-    last = capsys.readouterr().out.splitlines()[-1].split()
-    assert last[:2] == ["layer", "3"]
+    where = ["--data_root", str(drawn), "--json", str(tmp_path / "d.json")]
+    assert diagnose_main([str(tmp_path / "d" / "det.pt"), *where]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    last = next(line for line in lines if line[:2] == ["layer", "3"])
     assert float(last[2]) == pytest.approx(row["mAP"], abs=1e-3)
-    assert callable(diagnose)
+    record = json.loads((tmp_path / "d.json").read_text())
+    assert record["readings"]["layer 3"]["mAP"] == pytest.approx(row["mAP"], abs=1e-3)
+    held = load_set(str(drawn), "det", "val").records
+    assert sum(size["objects"] for size in record["sizes"].values()) == sum(int((~r.crowd).sum()) for r in held)
+    assert all(0 <= size["best IoU"] <= 1 for size in record["sizes"].values())
+    for reading in record["readings"].values():
+        assert reading["nameless"] >= reading["pooled"] - 1e-6  # classes can only be in the way
