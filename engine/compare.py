@@ -92,11 +92,13 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
     if cell.variant != BASE and "drops" not in result:
         last = folder / f"{JOINT if cell.stage == JOINT else order[-1]}.pt"
         result["drops"] = drops(bases, last, order)
+        if cell.stage != JOINT:
+            result["own_drops"] = drops({task: folder / f"{task}.pt" for task in order}, last, order)
         write_text(target, json.dumps(result, indent=1) + "\n")
 
 
 def drops(bases: dict[Task, Path], last: Path, order: Sequence[Task]) -> dict[str, Any]:
-    """What the last checkpoint of a chain lost against each task's baseline, with intervals."""
+    """What the last checkpoint of a chain lost against another one for each task, with intervals."""
     found: dict[str, Any] = {}
     final = scored(last, order)
     for task in order:

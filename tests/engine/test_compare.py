@@ -12,6 +12,7 @@ import yaml
 from engine.cells import read_grid
 from engine.compare import cells, chosen, main
 from engine.errors import UserError
+from engine.metrics import HEADLINE
 from engine.tables import comparison_table
 from engine.train import main as train
 from tests.engine.conftest import TINY, nested
@@ -82,6 +83,11 @@ def test_drops_are_against_the_single_task_baseline(compared: tuple[Path, Path])
     assert drop["after"] == pytest.approx(chain["rows"][-1]["mIoU"], abs=1e-4)
     low, high = drop["points_interval"]
     assert low <= drop["points"] <= high
+    for row in chain["rows"]:  # and against what each task had right after its own stage
+        metric = HEADLINE[row["stage"]]
+        assert chain["own_drops"][metric]["before"] == pytest.approx(row[metric], abs=1e-4)
+        assert chain["own_drops"][metric]["after"] == pytest.approx(chain["rows"][-1][metric], abs=1e-4)
+    assert chain["own_drops"]["Top-1"]["points"] == 0  # of the last stage nothing came after
 
 
 def test_table_and_plot_come_from_the_files_alone(compared: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
@@ -113,6 +119,12 @@ def test_table_by_hand() -> None:
     row = next(line for line in text.splitlines() if line.startswith("| x | 2 |"))
     assert "0.470 (0.460-0.480) | 3.0 (0.0 to 8.0) | 6.0 %" in row
     assert "1 of 2 | -3.0 | 2.0 | 100 |" in row  # only 4 % of the first seed pass
+
+    def own(cell: dict, points: float) -> dict:
+        return {**cell, "own_drops": {"mIoU": {"points": points, "relative": points / 50}}}
+
+    text = comparison_table([own(chain(0, 0.48), 6.0), own(chain(1, 0.46), 7.0)])
+    assert " | 1 of 2 / 0 of 2 | " in text
 
 
 def test_the_sweep_has_the_cells_of_the_grid() -> None:
