@@ -1,0 +1,42 @@
+"""The notebook runs from top to bottom in a fresh clone, on a CPU and drawn images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "colab.ipynb"
+
+
+def test_the_notebook_is_short_and_valid() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    assert len(notebook.cells) < 20
+    text = NOTEBOOK.read_text()
+    assert "torch==" not in text
+    for cell in notebook.cells:
+        for word in cell.source.split():
+            if word.startswith("configs/") and word.endswith(".yaml"):
+                assert (ROOT / word).is_file(), word
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_notebook_runs_in_a_fresh_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "onehead")], check=True)
+    clone = tmp_path / "onehead"
+    monkeypatch.setenv("ONEHEAD_FAST", "1")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(clone)}}).execute()
+    assert (clone / "runs" / "colab" / "forgetting.png").stat().st_size > 5000
+    printed = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
+    scores = next(json.loads(line) for line in reversed(printed.splitlines()) if line.startswith('{"mAP"'))
+    assert {"mAP", "AP50", "mIoU", "Top-1"} <= scores.keys()
+    pictures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 4  # predictions and the curves
