@@ -1,7 +1,7 @@
 """Command line of training: one stage, or all in order.
 
     python -m engine.train --stage all --data.root data
-    python -m engine.train --stage det --config configs/real.yaml --optim.lr 5e-4
+    python -m engine.train --stage det --config configs/default.yaml --optim.lr 5e-4
     python -m engine.train --stage all --name mine --resume      # go on where a killed run stopped
 
 Where a stage's weights come from, the first that exists:
