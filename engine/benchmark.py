@@ -16,7 +16,7 @@ from data.types import TASKS
 from engine.checkpoint import load_model
 from engine.device import DTYPES, Precision, cpu_name, keep_freed_memory, pick_device, pick_precision
 from engine.errors import UserError, run_cli
-from engine.export import FINAL, OnnxModel, export
+from engine.export import FINAL, OnnxModel, check_packages, export
 from engine.rivals import RIVALS, time_rivals
 from engine.timing import Figures, measure, summary, time_inference, time_training
 from models.deploy import fused
@@ -67,6 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for and print it; returns the exit code."""
     args = build_parser().parse_args(argv)
+    if not args.alone:
+        check_packages()  # now, not after minutes of measuring
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)

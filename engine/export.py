@@ -27,7 +27,7 @@ from engine.errors import UserError, run_cli
 from models.boxes import to_xyxy
 from models.deploy import fused
 from models.onehead import OneHead
-from models.postprocess import clip
+from models.postprocess import best_pairs
 
 FINAL = ("boxes", "scores", "labels", "mask", "label")
 """Outputs that a user reads."""
@@ -47,13 +47,9 @@ class Deployed(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, S, S) in 0..1 -> the tensors named in FINAL and RAW, in this order."""
         out = self.model(images)
-        chances = out["pred_conf"].sigmoid()[..., None] * out["pred_logits"].softmax(-1)
-        classes = chances.shape[-1]
-        scores, index = chances.flatten(1).topk(min(self.top_k, chances.shape[1] * classes), dim=1)
-        owner = (index // classes)[..., None].expand(-1, -1, 4)
-        boxes = to_xyxy(clip(out["pred_boxes"])).gather(1, owner)
+        scores, labels, boxes = best_pairs(out, self.top_k)
         logits = F.interpolate(out["pred_masks"], size=images.shape[-2:], mode="bilinear", align_corners=False)
-        final = (boxes, scores, index % classes, logits.argmax(1), out["pred_class"].argmax(1))
+        final = (to_xyxy(boxes), scores, labels, logits.argmax(1), out["pred_class"].argmax(1))
         return (*final, *(out[name] for name in RAW))
 
 
@@ -90,8 +86,8 @@ class OnnxModel(nn.Module):
 
 def export(model: OneHead, path: Path) -> None:
     """Write a model as ONNX. Raises UserError when the file cannot be written or the packages are missing."""
+    check_packages()
     onnx = _import("onnx")
-    _import("onnxscript")
     images = torch.rand(2, 3, model.input_size, model.input_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -138,6 +134,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, input {size} x {size}")
     print("largest difference to torch: " + ", ".join(f"{name} {value:.1e}" for name, value in off.items()))
     return 0
+
+
+def check_packages() -> None:
+    """Raise UserError when a package that only export needs is not installed."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _import(name)
 
 
 def _import(name: str) -> Any:

@@ -14,11 +14,17 @@ def detections(outputs: Outputs, top_k: int = 100) -> list[dict[str, Tensor]]:
 
     Returns per image: scores (k,) in 0..1, descending; labels int64 (k,); boxes (k, 4), cx cy w h inside 0..1.
     """
-    scores = outputs["pred_conf"].float().sigmoid()[..., None] * outputs["pred_logits"].float().softmax(-1)
-    B, N, C = scores.shape
-    best, index = scores.flatten(1).topk(min(top_k, N * C), dim=1)
-    boxes = clip(outputs["pred_boxes"].float())
-    return [{"scores": best[b], "labels": index[b] % C, "boxes": boxes[b][index[b] // C]} for b in range(B)]
+    scores, labels, boxes = best_pairs(outputs, top_k)
+    return [{"scores": s, "labels": y, "boxes": b} for s, y, b in zip(scores, labels, boxes)]
+
+
+def best_pairs(outputs: Outputs, top_k: int = 100) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for all images at once: scores and labels (B, k), boxes (B, k, 4)."""
+    chances = outputs["pred_conf"].float().sigmoid()[..., None] * outputs["pred_logits"].float().softmax(-1)
+    classes = chances.shape[-1]
+    scores, index = chances.flatten(1).topk(min(top_k, chances.shape[1] * classes), dim=1)
+    owner = (index // classes)[..., None].expand(-1, -1, 4)
+    return scores, index % classes, clip(outputs["pred_boxes"].float()).gather(1, owner)
 
 
 def clip(boxes: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError, run_cli
-from engine.tables import markdown
+from engine.tables import markdown, number
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "report.md")
@@ -74,11 +74,7 @@ def settings(result: Result) -> str:
 
 def spread(cells: Sequence[Result], metric: str) -> str:
     """Mean over seeds and range of a metric at the end."""
-    values = [c["rows"][-1][metric] or 0.0 for c in cells]
-    if not values:
-        return "-"
-    around = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{around}"
+    return number([c["rows"][-1][metric] or 0.0 for c in cells]) or "-"
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
