@@ -54,17 +54,30 @@ class Epochs:
 
 
 @dataclass(frozen=True)
+class SharedRates:
+    """Factor of each stage's learning rate in what the tasks share: backbone, neck, decoder layers."""
+
+    seg: float = 1.0
+    """In the segmentation stage."""
+    det: float = 1.0
+    """In the detection stage."""
+    cls: float = 0.1
+    """In the classification stage: a linear layer on features left as they are does better than learning them anew."""
+    joint: float = 1.0
+    """In `--stage joint`."""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """Optimiser (AdamW), schedule (warm-up, then cosine to zero) and weight averaging."""
 
     batch: int = 16
     """Images a step, over all processes together."""
     lr: float = 1e-3
-    """Highest learning rate of the first stage."""
-    later_lr: float = 0.5
-    """Factor of the learning rate in stages after the first."""
+    """Highest learning rate, that of what single tasks own: projection and class queries."""
+    shared_lr: SharedRates = field(default_factory=SharedRates)
     backbone_lr: float = 1.0
-    """Factor of the learning rate in the backbone."""
+    """Further factor of the learning rate in the backbone."""
     weight_decay: float = 0.05
     """Decoupled weight decay of matrices and filters; biases, norms and scales have none."""
     warmup: float = 0.05

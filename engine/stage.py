@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,22 +33,20 @@ from models.onehead import OneHead
 from models.regions import with_regions
 
 
-def parameter_groups(model: OneHead, config: OptimConfig, lr: float) -> list[dict[str, Any]]:
-    """Up to four groups: backbone or not, with weight decay (matrices, filters) or without (all else).
+def parameter_groups(
+    model: OneHead, config: OptimConfig, lr: float, shared: float = 1.0, owned: Collection[str] = OWNED
+) -> list[dict[str, Any]]:
+    """Groups by rate (`shared` times `lr` for what tasks share) and weight decay (matrices and filters have it).
 
     What single tasks own has none: rows of old tasks get no gradient, and shall not fade either.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
-        groups.setdefault((name.startswith("backbone."), p.ndim > 1 and name not in OWNED), []).append(p)
-    return [
-        {
-            "params": params,
-            "lr": lr * (config.backbone_lr if backbone else 1.0),
-            "weight_decay": config.weight_decay if matrix else 0.0,
-        }
-        for (backbone, matrix), params in groups.items()
-    ]
+        own = name in owned
+        factor = 1.0 if own else shared * (config.backbone_lr if name.startswith("backbone.") else 1.0)
+        decay = config.weight_decay if p.ndim > 1 and not own else 0.0
+        groups.setdefault((lr * factor, decay), []).append(p)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
@@ -99,8 +97,9 @@ class StageLoop:
         if run.accelerator.num_processes > 1:
             synchronise(self.model)
         self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True)
-        lr = config.optim.lr * (config.optim.later_lr if self.stage.old else 1.0)
-        optimizer = torch.optim.AdamW(parameter_groups(self.model, config.optim, lr), fused=True)
+        shared = getattr(config.optim.shared_lr, name)
+        groups = parameter_groups(self.model, config.optim, config.optim.lr, shared, self.owned())
+        optimizer = torch.optim.AdamW(groups, fused=True)
         self.peak = [g["lr"] for g in optimizer.param_groups]
         self.epoch, self.seconds = 0, 0.0
         try:
@@ -113,6 +112,10 @@ class StageLoop:
         self.wrapped, self.optimizer = run.accelerator.prepare(self.model, optimizer)
         if resume is not None and run.accelerator.scaler is not None:
             run.accelerator.scaler.load_state_dict(resume["scaler"])
+
+    def owned(self) -> Collection[str]:
+        """Parameters that no two tasks share."""
+        return OWNED
 
     def restore(self, content: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
         """Take up weights, averages, optimiser and position from last.pt."""
@@ -196,11 +199,11 @@ class StageLoop:
         return bar
 
     def set_rate(self, step: int) -> float:
-        """Set the learning rates of a step and return the first."""
+        """Set the learning rates of a step and return the highest."""
         factor = rate(step, self.steps, self.run.config.optim.warmup)
         for group, peak in zip(self.optimizer.param_groups, self.peak):
             group["lr"] = peak * factor
-        return self.peak[0] * factor
+        return max(self.peak) * factor
 
     def step(self, batch: Batch, number: int) -> dict[str, float]:
         """One optimiser step; returns its loss terms."""

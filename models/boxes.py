@@ -35,9 +35,21 @@ def grid_references(height: int, width: int, scale: float, device: torch.device)
     return torch.cat([cx[..., None], cy[..., None], size], dim=-1).reshape(-1, 4)
 
 
+def overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas (...) of intersection and union of boxes x1 y1 x2 y2 (..., 4), pair by pair after broadcasting."""
+    inter = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    return inter, (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inter
+
+
 def pair_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU (n,) of boxes a (n, 4) and b (n, 4), pair by pair; 0 where a box has no area."""
-    a, b = to_xyxy(a), to_xyxy(b)
-    inter = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
-    union = (a[:, 2:] - a[:, :2]).prod(-1) + (b[:, 2:] - b[:, :2]).prod(-1) - inter
+    """IoU (...) of boxes a and b (..., 4), pair by pair after broadcasting; 0 where a box has no area."""
+    inter, union = overlap(to_xyxy(a), to_xyxy(b))
     return inter / union.clamp(min=1e-9)
+
+
+def pair_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU (...) of boxes a and b (..., 4), pair by pair after broadcasting (arXiv 1902.09630)."""
+    a, b = to_xyxy(a), to_xyxy(b)
+    inter, union = overlap(a, b)
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
+    return inter / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)

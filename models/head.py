@@ -164,12 +164,12 @@ class QueryHead(nn.Module):
         """
         index, boxes, n = [], [], self.num_queries
         if groups:
-            ranked = rank_BP.argsort(dim=1, descending=True)
+            ranked = rank_BP.topk(min(groups * n, rank_BP.shape[1]), dim=1).indices
             rank = torch.arange(groups * n, device=ranked.device).view(n, groups).T.flatten() % ranked.shape[1]
             index.append(ranked[:, rank])
             boxes.append(pick(dense["pred_boxes"], index[0]).detach())
         if denoise is not None:
-            index.append(nearest_places(denoise, memory.boxes_P4))
+            index.append(nearest_places(denoise, [(m.shape[-2], m.shape[-1]) for m in memory.maps]))
             boxes.append(denoise)
         if not index:
             return None
@@ -276,9 +276,20 @@ def peaks_first(conf_BP: Tensor, maps: list[Tensor]) -> Tensor:
     return torch.cat([level.flatten(1) for level in levels], dim=1)
 
 
-def nearest_places(boxes_BN4: Tensor, references_P4: Tensor) -> Tensor:
-    """Place (B, N) whose reference box is nearest in position and size to each box."""
-    box, ref = boxes_BN4[:, :, None], references_P4[None, None]
-    shift = ((box[..., :2] - ref[..., :2]) / ref[..., 2:]).abs().sum(-1)
-    zoom = (box[..., 2:].clamp(min=1e-4) / ref[..., 2:]).log().sum(-1).abs()
-    return (shift + zoom / 2).argmin(-1)
+def nearest_places(boxes_BN4: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """Place (B, N) whose reference box is nearest in position and size to each box.
+
+    On each level, of `sizes` (height, width), that is the cell that holds the box's centre; of the levels, the one whose
+    references have the most similar area.
+    """
+    found, distance, start = [], [], 0
+    for height, width in sizes:
+        grid = boxes_BN4.new_tensor([width, height])
+        cell = (boxes_BN4[..., :2] * grid).floor().clamp(min=0).minimum(grid - 1)
+        shift = (boxes_BN4[..., :2] * grid - cell - 0.5).abs().sum(-1) / CELLS_PER_REFERENCE
+        zoom = (boxes_BN4[..., 2:].clamp(min=1e-4) * grid / CELLS_PER_REFERENCE).log().sum(-1).abs()
+        distance.append(shift + zoom / 2)
+        found.append(start + (cell[..., 1] * width + cell[..., 0]).long())
+        start += height * width
+    nearest = torch.stack(distance).argmin(0, keepdim=True)
+    return torch.stack(found).gather(0, nearest)[0]

@@ -1,6 +1,6 @@
 """Which prediction answers for which object: one-to-one (Hungarian) and one-to-many (places).
 
-Shape suffixes: B batch, N predictions of an image, P places, n objects of an image, m matched pairs of the batch.
+Shape suffixes: B batch, N predictions of an image, P places, M objects of the whole batch, k candidates of an object.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchvision.ops import box_iou, generalized_box_iou
 
-from models.boxes import to_xyxy
+from models.boxes import pair_giou, pair_iou
 from models.head import CELLS_PER_REFERENCE, Outputs
 from models.targets import UNNAMED, Targets
 
@@ -34,23 +33,38 @@ class Match:
         """All pairs of several matches."""
         return Match(*(torch.cat([getattr(p, f) for p in parts]) for f in ("image", "query", "boxes", "labels")))
 
+
+@dataclass
+class Objects:
+    """All M objects of a batch in one row: the image of each, its box (M, 4) and label (M,); images as in the batch."""
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    counts: list[int]
+
     @staticmethod
-    def of(pairs: list[tuple[Tensor, Tensor]], targets: Targets, offset: int = 0) -> Match:
-        """From (queries, objects) per image; `offset` is added to the query numbers."""
-        image = torch.cat([torch.full_like(q, b) for b, (q, _) in enumerate(pairs)])
-        query = torch.cat([q for q, _ in pairs]) + offset
-        boxes = torch.cat([targets.boxes[b][o] for b, (_, o) in enumerate(pairs)])
-        labels = torch.cat([targets.labels[b][o] for b, (_, o) in enumerate(pairs)])
-        return Match(image, query, boxes, labels)
+    def of(targets: Targets) -> Objects:
+        """Join the objects of all images."""
+        counts = [len(b) for b in targets.boxes]
+        boxes, labels = torch.cat(targets.boxes), torch.cat(targets.labels)
+        image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+        return Objects(image.to(boxes.device), boxes, labels, counts)
+
+    def matched(self, chosen: Tensor, query: Tensor) -> Match:
+        """The match of objects `chosen` (m,) with predictions `query` (m,) of their images."""
+        return Match(self.image[chosen], query, self.boxes[chosen], self.labels[chosen])
 
 
-def object_cost(conf: Tensor, logits: Tensor, boxes: Tensor, target_boxes: Tensor, target_labels: Tensor) -> Tensor:
-    """Cost (N, n) of giving each object to each prediction of one image; any class suits an unnamed object."""
-    chance = logits.float().softmax(-1)[:, target_labels.clamp(min=0)].where(target_labels != UNNAMED, 1.0)
-    score = conf.float().sigmoid()[:, None] * chance
-    boxes = boxes.float()
-    giou = generalized_box_iou(to_xyxy(boxes), to_xyxy(target_boxes))
-    return -COST_CLASS * score + COST_L1 * torch.cdist(boxes, target_boxes, p=1) - COST_GIOU * giou
+def object_cost(outputs: Outputs, objects: Objects) -> Tensor:
+    """Cost (M, N) of giving each object to each prediction of its own image; any class suits an unnamed object."""
+    chance_BCN = outputs["pred_logits"].float().softmax(-1).transpose(1, 2)
+    chance = chance_BCN[objects.image, objects.labels.clamp(min=0)]
+    chance = chance.where((objects.labels != UNNAMED)[:, None], 1.0)
+    score = outputs["pred_conf"].float().sigmoid()[objects.image] * chance
+    boxes, wanted = outputs["pred_boxes"].float()[objects.image], objects.boxes[:, None]
+    distance = (boxes - wanted).abs().sum(-1)
+    return -COST_CLASS * score + COST_L1 * distance - COST_GIOU * pair_giou(boxes, wanted)
 
 
 def check_finite(outputs: Outputs) -> None:
@@ -58,6 +72,17 @@ def check_finite(outputs: Outputs) -> None:
     for name in ("pred_conf", "pred_logits", "pred_boxes"):
         if not torch.isfinite(outputs[name]).all():
             raise FloatingPointError(f"{name} is not finite")
+
+
+def assign(cost_MN: Tensor, objects: Objects) -> tuple[Tensor, Tensor]:
+    """The cheapest pairs (object, prediction) in which nothing stands twice, image by image."""
+    pairs, start = [], 0
+    for rows in cost_MN.cpu().split(objects.counts):
+        own, query = linear_sum_assignment(rows.numpy())
+        pairs.append((torch.as_tensor(own) + start, torch.as_tensor(query)))
+        start += len(rows)
+    own, query = (torch.cat(part).to(cost_MN.device) for part in zip(*pairs))
+    return own, query
 
 
 @torch.no_grad()
@@ -68,52 +93,49 @@ def match_one_to_one(outputs: Outputs, targets: Targets, groups: int = 1) -> Mat
     Source: DETR, arXiv 2005.12872, section 3.1; groups: Group DETR, arXiv 2207.13085.
     """
     check_finite(outputs)
+    objects = Objects.of(targets)
     size = outputs["pred_conf"].shape[1] // groups
-    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(groups)]
-    for b, (boxes, labels) in enumerate(zip(targets.boxes, targets.labels)):
-        cost = object_cost(outputs["pred_conf"][b], outputs["pred_logits"][b], outputs["pred_boxes"][b], boxes, labels)
-        for g, part in enumerate(cost.cpu().split(size)[:groups]):
-            rows, columns = linear_sum_assignment(part.numpy())
-            found[g].append((torch.as_tensor(rows, device=boxes.device), torch.as_tensor(columns, device=boxes.device)))
-    return Match.cat([Match.of(pairs, targets, g * size) for g, pairs in enumerate(found)])
+    parts = []
+    for g, cost in enumerate(object_cost(outputs, objects).split(size, dim=1)[:groups]):
+        own, query = assign(cost, objects)
+        parts.append(objects.matched(own, query + g * size))
+    return Match.cat(parts)
 
 
 @torch.no_grad()
 def match_one_to_many(outputs: Outputs, targets: Targets, most: int = 9) -> Match:
     """Several places for each object: the cheapest of those whose cell lies near its centre.
 
-    Every object first gets one token of its own (Hungarian), so that a small one is not left out beside a large one. It
-    wants as many as the sum of its best IoUs, between 1 and `most`; a token wanted by two objects goes to the cheaper
+    Every object first gets one place of its own (Hungarian), so that a small one is not left out beside a large one. It
+    wants as many as the sum of its best IoUs, between 1 and `most`; a place wanted by two objects goes to the cheaper
     one. Source: SimOTA in YOLOX, arXiv 2107.08430, section 2.3, which lacks the first step.
     """
     check_finite(outputs)
-    pairs = []
-    for b, (boxes, labels) in enumerate(zip(targets.boxes, targets.labels)):
-        if len(boxes) == 0:
-            empty = torch.zeros(0, dtype=torch.int64, device=boxes.device)
-            pairs.append((empty, empty))
-            continue
-        predicted = outputs["pred_boxes"][b].float()
-        cost = object_cost(outputs["pred_conf"][b], outputs["pred_logits"][b], predicted, boxes, labels)
-        cost = cost + 100.0 * centre_distance(outputs["references"], boxes)
-        iou = box_iou(to_xyxy(predicted), to_xyxy(boxes))
-        count = iou.topk(min(most, len(iou)), dim=0).values.sum(0).long().clamp(min=1)
-        rank = cost.argsort(dim=0).argsort(dim=0)
-        wanted = torch.where(rank < count, cost, torch.inf)
-        own = tuple(torch.as_tensor(i, device=cost.device) for i in linear_sum_assignment(cost.cpu().numpy()))
-        wanted[own[0]] = torch.inf
-        wanted[own] = cost[own]
-        best, objects = wanted.min(dim=1)
-        tokens = best.isfinite().nonzero()[:, 0]
-        pairs.append((tokens, objects[tokens]))
-    return Match.of(pairs, targets)
+    objects = Objects.of(targets)
+    places = outputs["pred_boxes"].shape[1]
+    cost = object_cost(outputs, objects) + 100.0 * centre_distance(outputs["references"], objects.boxes)
+    iou = pair_iou(outputs["pred_boxes"].float()[objects.image], objects.boxes[:, None])
+    count = iou.topk(min(most, places), dim=1).values.sum(1).long().clamp(min=1)
+    price_Mk, place_Mk = cost.topk(min(most, places), dim=1, largest=False)
+    wanted = torch.arange(price_Mk.shape[1], device=cost.device) < count[:, None]
+    object_, price, place = wanted.nonzero()[:, 0], price_Mk[wanted], place_Mk[wanted]
+    own, own_place = assign(cost, objects)
+    cell, own_cell = objects.image[object_] * places + place, objects.image[own] * places + own_place
+    lowest = cost.new_full((len(outputs["pred_boxes"]) * places,), torch.inf).scatter_reduce(0, cell, price, "amin")
+    lowest[own_cell] = -torch.inf
+    first = torch.full_like(lowest, len(objects.boxes), dtype=torch.int64)
+    won = price == lowest[cell]
+    first = first.scatter_reduce(0, cell[won], object_[won], "amin")  # of two at the same price
+    won &= object_ == first[cell]
+    return objects.matched(torch.cat([own, object_[won]]), torch.cat([own_place, place[won]]))
 
 
-def centre_distance(references_P4: Tensor, boxes_n4: Tensor) -> Tensor:
-    """How far (P, n) a cell's centre lies outside the object's core, in object sizes; 0 inside.
+def centre_distance(references_P4: Tensor, boxes_M4: Tensor) -> Tensor:
+    """How far (M, P) a cell's centre lies outside the object's core, in object sizes; 0 inside.
 
     The core is the middle half of the object, widened to one cell so that the smallest objects own a cell too.
     """
-    core = torch.maximum(boxes_n4[None, :, 2:] / 4, references_P4[:, None, 2:] / (2 * CELLS_PER_REFERENCE))
-    outside = (references_P4[:, None, :2] - boxes_n4[None, :, :2]).abs() - core
-    return (outside.clamp(min=0) / boxes_n4[None, :, 2:].clamp(min=1e-3)).amax(-1)
+    boxes, references = boxes_M4[:, None], references_P4[None]
+    core = torch.maximum(boxes[..., 2:] / 4, references[..., 2:] / (2 * CELLS_PER_REFERENCE))
+    outside = (references[..., :2] - boxes[..., :2]).abs() - core
+    return (outside.clamp(min=0) / boxes[..., 2:].clamp(min=1e-3)).amax(-1)

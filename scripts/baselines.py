@@ -11,7 +11,7 @@ The run's last row of metrics.jsonl holds the scores.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -146,6 +146,10 @@ class ConventionalLoop(StageLoop):
     """The stage loop with the losses of a conventional head."""
 
     model: Conventional
+
+    def owned(self) -> Collection[str]:
+        """The whole head."""
+        return [name for name, _ in self.model.named_parameters() if name.startswith("head.")]
 
     def losses(self, step: Step) -> Losses:
         """Loss terms of a step."""

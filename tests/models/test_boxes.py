@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, generalized_box_iou
 
 from models.attention import CrossAttention, DecoderLayer, box_encoding
-from models.boxes import MAX_LOG_SCALE, grid_references, pair_iou, refine, to_xyxy
+from models.boxes import MAX_LOG_SCALE, grid_references, pair_giou, pair_iou, refine, to_xyxy
 from tests.models.builders import boxes_in_view
 
 
@@ -55,6 +55,12 @@ def test_pair_iou_is_the_diagonal_of_box_iou() -> None:
     torch.testing.assert_close(pair_iou(a, b), expected, atol=1e-5, rtol=1e-5)
     assert (expected > 0).sum() > 12  # neither all apart
     assert (expected == 0).any()  # nor all together
+
+
+def test_pair_giou_broadcasts_to_generalized_box_iou() -> None:
+    a, b = boxes_in_view(7), boxes_in_view(5, torch.Generator().manual_seed(1))
+    expected = generalized_box_iou(to_xyxy(a), to_xyxy(b))
+    torch.testing.assert_close(pair_giou(a[:, None], b), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_pair_iou_of_boxes_without_area_is_zero() -> None:

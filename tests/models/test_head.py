@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.boxes import grid_references
 from models.criterion import Criterion, LossConfig
 from models.denoising import denoising_boxes
 from models.head import CELLS_PER_REFERENCE, CONF_PRIOR, Queries, nearest_places, peaks_first, pick
@@ -239,9 +240,19 @@ def test_pick_gathers_rows_of_each_image() -> None:
 
 
 def test_nearest_place_agrees_in_place_and_size() -> None:
-    references = torch.tensor([[0.25, 0.5, 0.5, 0.5], [0.75, 0.5, 0.5, 0.5], [0.25, 0.5, 0.1, 0.1]])
-    boxes = torch.tensor([[[0.7, 0.5, 0.4, 0.6], [0.26, 0.5, 0.4, 0.6], [0.26, 0.5, 0.1, 0.12]]])
-    assert nearest_places(boxes, references).tolist() == [[1, 0, 2]]
+    # Four by four cells of 0.25, references 0.5 wide, then two by two, references 1 wide.
+    boxes = torch.tensor([[[0.9, 0.1, 0.5, 0.5], [0.9, 0.1, 0.9, 1.0], [0.1, 0.6, 0.3, 0.4], [-0.2, 1.3, 0.5, 0.5]]])
+    assert nearest_places(boxes, [(4, 4), (2, 2)]).tolist() == [[3, 16 + 1, 8, 12]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_place_is_nearer_than_the_nearest(seed: int) -> None:
+    boxes = boxes_in_view(200, torch.Generator().manual_seed(seed))
+    sizes = [(8, 12), (4, 6), (2, 3)]
+    references = torch.cat([grid_references(h, w, CELLS_PER_REFERENCE, boxes.device) for h, w in sizes])
+    shift = ((boxes[:, None, :2] - references[None, :, :2]) / references[None, :, 2:]).abs().sum(-1)
+    zoom = (boxes[:, None, 2:] / references[None, :, 2:]).log().sum(-1).abs()
+    assert nearest_places(boxes[None], sizes)[0].tolist() == (shift + zoom / 2).argmin(1).tolist()
 
 
 # --- training-only runs ---
