@@ -169,7 +169,8 @@ class QueryHead(nn.Module):
             index.append(ranked[:, rank])
             boxes.append(pick(dense["pred_boxes"], index[0]).detach())
         if denoise is not None:
-            index.append(nearest_places(denoise, [(m.shape[-2], m.shape[-1]) for m in memory.maps]))
+            sizes = [(m.shape[-2], m.shape[-1]) for m in memory.maps]
+            index.append(nearest_places(denoise, sizes))
             boxes.append(denoise)
         if not index:
             return None
@@ -279,8 +280,8 @@ def peaks_first(conf_BP: Tensor, maps: list[Tensor]) -> Tensor:
 def nearest_places(boxes_BN4: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
     """Place (B, N) whose reference box is nearest in position and size to each box.
 
-    On each level, of `sizes` (height, width), that is the cell that holds the box's centre; of the levels, the one whose
-    references have the most similar area.
+    On each level, of `sizes` (height, width), that is the cell that holds the box's centre; of the levels, the one
+    whose references have the most similar area.
     """
     found, distance, start = [], [], 0
     for height, width in sizes:
