@@ -20,14 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from engine.checkpoint import load_model
 from engine.errors import UserError, run_cli
 from models.boxes import to_xyxy
 from models.deploy import fused
 from models.onehead import OneHead
-from models.postprocess import best_pairs
+from models.postprocess import best_pairs, class_masks
 
 FINAL = ("boxes", "scores", "labels", "mask", "label")
 """Outputs that a user reads."""
@@ -48,8 +47,8 @@ class Deployed(nn.Module):
         """Images (B, 3, S, S) in 0..1 -> the tensors named in FINAL and RAW, in this order."""
         out = self.model(images)
         scores, labels, boxes = best_pairs(out, self.top_k)
-        logits = F.interpolate(out["pred_masks"], size=images.shape[-2:], mode="bilinear", align_corners=False)
-        final = (to_xyxy(boxes), scores, labels, logits.argmax(1), out["pred_class"].argmax(1))
+        masks = class_masks(out["pred_masks"], self.model.backbone.strides[0])
+        final = (to_xyxy(boxes), scores, labels, masks, out["pred_class"].argmax(1))
         return (*final, *(out[name] for name in RAW))
 
 

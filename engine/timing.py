@@ -15,12 +15,11 @@ from tqdm import tqdm
 from data.types import TASKS, Task
 from engine.config import OptimConfig
 from engine.device import peak_memory
-from engine.metrics import predicted_mask
 from engine.stage import freeze_statistics, parameter_groups
 from models.criterion import Criterion, LossConfig
 from models.denoising import denoising_boxes
 from models.onehead import OneHead
-from models.postprocess import detections
+from models.postprocess import class_masks, detections
 from models.targets import NO_CLASS, VOID, Targets
 
 Figures = dict[str, Any]
@@ -64,8 +63,8 @@ def infer(model: OneHead, images: Tensor, dtype: torch.dtype | None) -> tuple[li
     """Final boxes, class masks int64 (B, S, S) and labels int64 (B,) of images (B, 3, S, S) in 0..1."""
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
         outputs = model(images)
-    masks = [predicted_mask(logits, (images.shape[-2], images.shape[-1])) for logits in outputs["pred_masks"]]
-    return detections(outputs), torch.stack(masks), outputs["pred_class"].argmax(1)
+    masks = class_masks(outputs["pred_masks"].float(), model.backbone.strides[0])
+    return detections(outputs), masks, outputs["pred_class"].argmax(1)
 
 
 def time_training(model: OneHead, size: int, dtype: torch.dtype | None, batch: int, warmup: int, runs: int) -> Figures:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from models.boxes import to_xyxy
-from models.postprocess import clip, detections
+from models.postprocess import class_masks, clip, detections
 from tests.models.builders import images, random_objects, tiny
 
 
@@ -71,3 +72,31 @@ def test_a_model_s_outputs_are_taken_as_they_are_and_without_gradient() -> None:
     found = detections(tiny()(images(2)), top_k=7)
     assert [tuple(f["boxes"].shape) for f in found] == [(7, 4), (7, 4)]
     assert not any(f["scores"].requires_grad for f in found)
+
+
+# --- masks ---
+
+
+def upsampled(logits: torch.Tensor, scale: int) -> torch.Tensor:
+    return F.interpolate(logits, scale_factor=scale, mode="bilinear").argmax(1)
+
+
+@pytest.mark.parametrize("scale", [2, 8])
+@pytest.mark.parametrize("smooth", [1, 4])
+def test_class_masks_are_those_of_upsampling_everything(scale: int, smooth: int) -> None:
+    coarse = torch.randn(3, 6, 5, 7, generator=torch.Generator().manual_seed(scale))
+    logits = F.interpolate(coarse, scale_factor=smooth, mode="nearest")
+    assert torch.equal(class_masks(logits, scale), upsampled(logits, scale))
+
+
+def test_a_class_that_is_nowhere_best_can_win_between_cells() -> None:
+    logits = torch.tensor([[[[3.0, 0.0]], [[0.0, 3.0]], [[2.0, 2.0]]]])
+    assert class_masks(logits, 4)[0, 0].tolist() == [0, 0, 0, 2, 2, 1, 1, 1]
+
+
+def test_one_class_everywhere_needs_no_interpolation() -> None:
+    logits = torch.zeros(2, 4, 3, 3)
+    logits[0, 2], logits[1, 1] = 1, 1
+    masks = class_masks(logits, 8)
+    assert masks.shape == (2, 24, 24)
+    assert [m.unique().tolist() for m in masks] == [[2], [1]]
