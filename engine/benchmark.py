@@ -18,7 +18,7 @@ from engine.device import DTYPES, Precision, cpu_name, keep_freed_memory, pick_d
 from engine.errors import UserError, run_cli
 from engine.export import FINAL, OnnxModel, check_packages, export
 from engine.rivals import RIVALS, time_rivals
-from engine.timing import Figures, measure, summary, time_inference, time_training
+from engine.timing import Figures, drawn_image, measure, summary, time_inference, time_training
 from models.deploy import fused
 from models.onehead import ModelConfig, OneHead, count_parameters
 
@@ -31,8 +31,9 @@ EXAMPLE = """example:
   python -m engine.benchmark --threads 2
   python -m engine.benchmark --weights runs/onehead/cls.pt --device cuda --batch 16
 
-Inference takes one image in 0..1 that is on the device already, to raw outputs, final boxes, the full-size class
-mask and the label; decoding and resizing of the file are not in it. A training step is forward, loss, backward,
+Inference takes one drawn image in 0..1 that is on the device already, to raw outputs, final boxes, the full-size class
+mask and the label; decoding and resizing of the file are not in it. Give --weights: masks have few borders once a
+network is trained, and only borders are interpolated. A training step is forward, loss, backward,
 clipping and AdamW on drawn targets, without data loading and without remedies against forgetting.
 What a user would pick instead is torchvision's LR-ASPP MobileNetV3-Large, SSDLite320 and MobileNetV3-Small, run one
 after the other on the same image, at the same precision, to the same outputs.
@@ -141,7 +142,7 @@ def flops(model: OneHead, size: int, device: torch.device) -> int:
 
 def time_export(model: OneHead, size: int, warmup: int, runs: int) -> Figures:
     """Latency of the exported model, float32 on the CPU with as many threads as torch has."""
-    image = torch.rand(1, 3, size, size)
+    image = drawn_image(size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export(model, path)

@@ -12,7 +12,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from engine.config import OptimConfig
-from engine.timing import Figures, measure, summary
+from engine.timing import Figures, drawn_image, measure, summary
 
 RIVALS = {"lraspp": "LR-ASPP", "ssdlite": "SSDLite320", "mobilenet": "MobileNetV3-Small"}
 """Networks by short name."""
@@ -68,7 +68,7 @@ def time_rivals(
     device: torch.device, size: int, dtype: torch.dtype | None, batch: int, warmup: int, runs: int
 ) -> Figures:
     """Latency of each network on one image of side `size`, and the time per image of LR-ASPP's training step."""
-    image = torch.rand(1, 3, size, size, device=device).to(memory_format=torch.channels_last)
+    image = drawn_image(size).to(device, memory_format=torch.channels_last)
     figures: Figures = {}
     for name in RIVALS:
         network = build(name).to(device).to(memory_format=torch.channels_last).eval()
