@@ -15,6 +15,7 @@ import torch
 import torchvision
 
 from engine.errors import UserError
+from engine.files import cannot_write
 from models.onehead import ModelConfig, OneHead
 
 FORMAT = "onehead/1"
@@ -39,9 +40,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         kept = "; the previous file is untouched" if path.exists() else ""
-        raise UserError(
-            f"cannot write {path}: {error.strerror}{kept}. Free space or choose another folder with --runs"
-        ) from None
+        raise cannot_write(path, error, kept) from None
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,26 @@ class Dashboard:
         import wandb
 
         self.wandb: Any = wandb
-        self.run: Any = wandb.init(
+        self.faults = (wandb.Error, OSError)
+        """What its calls raise when its service or the network is gone."""
+        begin = partial(
+            wandb.init,
             project=config.project,
             group=config.group or None,
             name=folder.name,
             id=run_id(folder),
             resume="allow",
-            mode=config.wandb,
             dir=str(folder),
             config=dict(run_config),
         )
+        try:
+            self.run: Any = begin(mode=config.wandb)
+        except self.faults as error:
+            if config.wandb == "offline":
+                raise
+            print(f"note: Weights & Biases cannot be reached ({first_line(error)}); the run is logged offline there")
+            wandb.teardown()  # or its service would still hold the id
+            self.run = begin(mode="offline")
         self.run.define_metric("global_step")
         self.run.define_metric("*", step_metric="global_step")
 
@@ -118,6 +129,11 @@ def box_data(outputs: dict[str, Any], names: Mapping[int, str]) -> list[dict[str
         }
         for box, label, score in zip(boxes, labels, scores)
     ]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def run_id(folder: Path) -> str:

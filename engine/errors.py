@@ -1,28 +1,84 @@
-"""What the command lines do with mistakes of the user: one sentence and exit code 2, never a traceback."""
+"""What the command lines do with mistakes of the user and faults of the machine: one sentence, never a traceback."""
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
 
 from data.errors import DataError
+
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+"""How the system says that a file may not grow or not be touched."""
 
 
 class UserError(ValueError):
     """Something the user gave is of no use; the message names the file or option, the value, the remedy."""
 
 
-def run_cli(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a program as Ctrl-C does: what is half written is cleared away."""
+
+
+def run_cli(
+    main: Callable[[Sequence[str] | None], int],
+    argv: Sequence[str] | None = None,
+    memory: str = "--optim.batch or --data.size",
+) -> int:
     """Run a command line's `main(argv)` and return the process's exit code.
 
-    `UserError` and `DataError` become `error: <sentence>` on stderr and code 2, Ctrl-C one line and code 130;
-    any other exception is a fault of this program and keeps its traceback. Use as `sys.exit(run_cli(main))`.
+    `UserError`, `DataError` and faults of the machine become `error: <sentence>` on stderr and code 2, Ctrl-C one
+    line and code 130, SIGTERM one line and code 143; any other exception is a fault of this program and keeps its
+    traceback. `memory`: the settings to lower when memory runs out. Use as `sys.exit(run_cli(main))`.
     """
     try:
-        return main(argv)
+        with sigterm_raises():
+            return main(argv)
     except (UserError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        sentence: str | None = str(error)
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        sentence = machine_fault(error, memory)
+        if sentence is None:
+            raise
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def machine_fault(error: Exception, memory: str) -> str | None:
+    """What to say when memory, disk or another process of the run failed; None for any other exception."""
+    said = " ".join(str(error).split())[:200]
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in said:
+        return f"out of memory ({said or 'no details'}); lower {memory}"
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        return f"{error.filename or 'a file'}: {error.strerror}; free space, or name a folder that can be written"
+    if isinstance(error, torch.distributed.DistError) or "closed by peer" in said or "reset by peer" in said:
+        return f"another process of this run ended ({said}); see its message, then run again with --resume"
+    return None
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` meanwhile; only the main thread may catch signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

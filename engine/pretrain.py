@@ -29,10 +29,10 @@ from engine.checkpoint import load, model_content, provenance, save
 from engine.config import Config, OptimConfig, to_dict
 from engine.device import pick_device, pick_precision
 from engine.errors import UserError
-from engine.files import write_text
+from engine.files import alone, write_text
 from engine.heldout import heldout_accuracy
 from engine.plots import plot_pretraining
-from engine.stage import check_losses, parameter_groups, rate
+from engine.stage import check_losses, check_norm, parameter_groups, rate
 from engine.tracking import Row, Tracker
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
@@ -48,6 +48,12 @@ TILE_WEIGHT = {"tiles": 1.0, "mosaics": 3.0}
 def pretrain(config: Config, resume: bool = False) -> None:
     """Run stage 0 and write pretrain.pt into the run's folder. Raises UserError and DataError."""
     folder = Path(config.runs) / config.name
+    with alone(folder):
+        pretrain_in(folder, config, resume)
+
+
+def pretrain_in(folder: Path, config: Config, resume: bool) -> None:
+    """Run stage 0 in a folder that no other run works in."""
     if (folder / "pretrain.pt").is_file():
         print(f"stage pretrain: done before, {folder / 'pretrain.pt'}")
         return
@@ -182,9 +188,12 @@ class Pretraining:
             if self.phase == PHASES[1]:
                 losses |= self.whole(maps, targets, slots)
         values = {k: float(v.detach()) for k, v in losses.items()}
-        check_losses(values, f"stage pretrain, {self.phase}", number, self.folder, f"pretrain.{self.phase}_lr")
+        where, lower = f"stage pretrain, {self.phase}", f"pretrain.{self.phase}_lr"
+        check_losses(values, where, number, self.folder, lower)
         self.accelerator.backward(torch.stack(list(losses.values())).sum())
-        self.accelerator.clip_grad_norm_(self.model.parameters(), OptimConfig.clip)
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), OptimConfig.clip))
+        if self.accelerator.scaler is None:  # a scaler skips a step that is not finite by itself
+            check_norm(norm, where, number, self.folder, lower)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.model, step=number)

@@ -71,6 +71,12 @@ def check_losses(values: dict[str, float], where: str, step: int, folder: Path, 
             raise UserError(broken(f"{where}: loss {name!r} is {value} at step {step}", folder, rate))
 
 
+def check_norm(norm: float, where: str, step: int, folder: Path, rate: str = "optim.lr") -> None:
+    """Raise UserError when the gradients are not finite: one step along them spoils every weight."""
+    if not math.isfinite(norm):
+        raise UserError(broken(f"{where}: the gradient's norm is {norm} at step {step}", folder, rate))
+
+
 def broken(reason: str, folder: Path, rate: str = "optim.lr") -> str:
     """What to say when training cannot go on; `rate` is the setting to lower."""
     return (
@@ -223,12 +229,14 @@ class StageLoop:
         values = {k: float(v.detach()) for k, v in losses.items()}
         check_losses(values, f"stage {self.name}, epoch {self.epoch + 1}", number, self.run.folder)
         accelerator.backward(total)
-        norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), self.run.config.optim.clip)
+        norm = float(accelerator.clip_grad_norm_(self.wrapped.parameters(), self.run.config.optim.clip))
+        if accelerator.scaler is None:  # a scaler skips a step that is not finite by itself
+            check_norm(norm, f"stage {self.name}, epoch {self.epoch + 1}", number, self.run.folder)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.model, step=number)
         self.progress.set_postfix(loss=f"{sum(values.values()):.3f}", lr=f"{self.optimizer.param_groups[0]['lr']:.1e}")
-        return {"loss": sum(values.values()), "grad_norm": float(norm), **values}
+        return {"loss": sum(values.values()), "grad_norm": norm, **values}
 
     def losses(self, step: Step) -> Losses:
         """Forward pass, criterion and penalties."""

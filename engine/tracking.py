@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.config import TrackConfig
-from engine.dashboard import Dashboard
+from engine.dashboard import Dashboard, first_line
 from engine.evaluate import Evaluation, Evaluator
 from engine.files import write_text
 from models.onehead import OneHead
@@ -32,13 +32,21 @@ class Tracker:
         row["global_step"] = steps + (self.rows[-1].get("global_step", 0) if self.rows else 0)
         self.rows.append(row)
         self.write()
-        if self.dashboard is not None:
-            self.dashboard.log(row, self.order)
+        self.show(lambda dashboard: dashboard.log(row, self.order))
 
     def stage_end(self, evaluation: Evaluation, evaluator: Evaluator, model: OneHead) -> None:
         """Record what a stage ended with, beyond its row."""
-        if self.dashboard is not None:
-            self.dashboard.stage_end(self.rows[-1], evaluation, evaluator, model)
+        self.show(lambda dashboard: dashboard.stage_end(self.rows[-1], evaluation, evaluator, model))
+
+    def show(self, log: Callable[[Dashboard], None]) -> None:
+        """Log something on Weights & Biases, if wanted; should that fail, the run goes on without."""
+        if self.dashboard is None:
+            return
+        try:
+            log(self.dashboard)
+        except self.dashboard.faults as error:
+            print(f"note: Weights & Biases is lost ({first_line(error)}); figures stay in {self.folder}/metrics.jsonl")
+            self.dashboard = None
 
     def write(self) -> None:
         """Write metrics.jsonl anew from all rows, so that a resumed run never holds an epoch twice."""
@@ -46,5 +54,4 @@ class Tracker:
 
     def close(self, drops: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Finish the Weights & Biases run."""
-        if self.dashboard is not None:
-            self.dashboard.finish(drops or {})
+        self.show(lambda dashboard: dashboard.finish(drops or {}))

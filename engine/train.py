@@ -28,7 +28,7 @@ from engine.checkpoint import build_model, load, load_backbone, load_model, load
 from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config, to_dict
 from engine.device import keep_freed_memory
 from engine.errors import UserError, run_cli
-from engine.files import write_text
+from engine.files import alone, write_text
 from engine.metrics import HEADLINE
 from engine.options import build_parser, to_config
 from engine.plots import plot_forgetting
@@ -64,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(config: Config, stage: str = "all", resume: bool = False, overfit: int = 0) -> dict[str, Any]:
     """Train the stages asked for and return the run's summary. Raises UserError and DataError."""
     folder = Path(config.runs) / config.name
+    with alone(folder):
+        return train_in(folder, config, stage, resume, overfit)
+
+
+def train_in(folder: Path, config: Config, stage: str, resume: bool, overfit: int) -> dict[str, Any]:
+    """Train the stages asked for in a folder that no other run works in."""
     stages = list(config.order) if stage == "all" else [stage]
     done = [s for s in stages if (folder / f"{s}.pt").is_file()]
     unfinished = load(folder / "last.pt") if (folder / "last.pt").is_file() else None

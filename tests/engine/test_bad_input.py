@@ -286,5 +286,5 @@ def test_settings_that_cannot_work_are_one_sentence(
 def test_a_place_that_cannot_be_written_is_named(drawn: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "runs").write_text("in the way")
     text = complaint(capsys, train(drawn, tmp_path / "runs", "--stage", "seg"))
-    assert text.startswith(f"cannot write {tmp_path / 'runs' / 'mine' / 'config.yaml'}: Not a directory")
+    assert text.startswith(f"cannot write {tmp_path / 'runs' / 'mine' / '.lock'}: Not a directory")
     assert (tmp_path / "runs").read_text() == "in the way"

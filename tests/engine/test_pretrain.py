@@ -55,7 +55,8 @@ def test_a_run_leaves_weights_figures_and_curves(finished: Path) -> None:
     assert rows[3]["loss"] < rows[0]["loss"]
     assert {"tile"} == set(rows[0]["losses"])
     assert {"conf", "l1", "giou", "det_class", "seg_ce", "seg_dice"} <= set(rows[-1]["losses"])
-    assert {p.name for p in finished.iterdir()} == {"config.yaml", "metrics.jsonl", "pretrain.pt", "pretrain.png"}
+    left = {"config.yaml", "metrics.jsonl", "pretrain.pt", "pretrain.png", ".lock"}
+    assert {p.name for p in finished.iterdir()} == left
     model = load_model(finished / "pretrain.pt")
     assert model.classes == {"det": tuple(COLOURS), "seg": ("background", *COLOURS), "cls": tuple(COLOURS)}
 

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +12,6 @@ import torch
 from engine.checkpoint import load
 from engine.stage import StageLoop
 from engine.train import main
-
-ROOT = Path(__file__).parents[2]
 
 
 class Killed(Exception):
@@ -136,19 +128,6 @@ def test_a_remedy_switched_on_late_collects_what_it_missed(tiny: list[str], tmp_
     assert len(late["remedies"]["replay"]["buffer"]) == 6
     assert equal(early["remedies"], late["remedies"])
     assert equal(early["model"], late["model"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-def test_process_killed_at_a_random_moment(seed: int, tiny: list[str], untouched: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "engine.train", *tiny, "--resume"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    time.sleep(random.Random(seed).uniform(6, 16))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    assert_same_end(tmp_path / "runs" / "tiny", untouched)
 
 
 def test_a_finished_run_is_not_trained_again(tiny: list[str], untouched: Path, tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""A training that a signal ends at a random moment and that is resumed ends bit for bit as one left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import TINY
+from tests.engine.processes import completed, started
+from tests.engine.test_resume import assert_same_end
+
+SEEDS = [seed if seed < 5 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(30)]
+
+
+@pytest.fixture(scope="module")
+def alone(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """Folder of a run that nothing disturbs, and the seconds it takes."""
+    runs = tmp_path_factory.mktemp("alone")
+    began = time.monotonic()
+    assert completed([*TINY, "--data.root", str(drawn), "--runs", str(runs), "--name", "tiny"]) == 0
+    return runs / "tiny", time.monotonic() - began
+
+
+def interrupted(arguments: list[str], kind: signal.Signals, seconds: float) -> int | None:
+    """Exit code of a run that gets a signal after some time, unless it has ended by then."""
+    process = started(arguments)
+    process.join(seconds)
+    if process.is_alive():
+        assert process.pid is not None
+        os.kill(process.pid, kind)
+    process.join(60)
+    return process.exitcode
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_at_a_random_moment(seed: int, tiny: list[str], alone: tuple[Path, float], tmp_path: Path) -> None:
+    whole, seconds = alone
+    moment = random.Random(seed).uniform(0, seconds)
+    assert interrupted([*tiny, "--resume"], signal.SIGKILL, moment) in (-signal.SIGKILL, 0)
+    assert completed([*tiny, "--resume"]) == 0
+    folder = tmp_path / "runs" / "tiny"
+    assert_same_end(folder, whole)
+    assert not list(folder.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop(
+    kind: signal.Signals, code: int, tiny: list[str], alone: tuple[Path, float], tmp_path: Path
+) -> None:
+    whole, seconds = alone
+    assert interrupted(tiny, kind, seconds / 2) == code
+    folder = tmp_path / "runs" / "tiny"
+    assert not list(folder.glob("*.tmp"))
+    assert completed([*tiny, "--resume"]) == 0
+    assert_same_end(folder, whole)
