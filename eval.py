@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from data.catalog import load_set, summary
 from data.errors import DataError, SetNotFound
 from data.types import Task, TaskSet
-from engine.checkpoint import load_model
+from engine.checkpoint import load, load_model
 from engine.device import pick_device
 from engine.errors import UserError, run_cli
 from engine.evaluate import Evaluator, Model
 from engine.export import OnnxModel
 from engine.metrics import SCORE_NAMES, ClassificationTally, SegmentationTally, Tally
+from engine.seen import learnt_from
 
 NAMES: dict[Task, str] = {"det": "detection", "seg": "segmentation", "cls": "classification"}
 COUNTS = ("boxes", "images")
@@ -30,9 +31,11 @@ EXAMPLE = """example:
   python eval.py --weights runs/demo/cls.pt --tasks det,seg --split val --json scores.json
 
 The last line of stdout is one JSON object with the scores as fractions of 1; null stands for a score that
-could not be computed. Exit code 2 if a set is broken, a task asked for by name has none, or all have none."""
+could not be computed, and "seen_in_training" is the number of images among them that the model has learnt from,
+null if its file does not tell. Exit code 2 if a set is broken, a task asked for by name has none, or all have none."""
 
 Results = dict[Task, tuple[TaskSet, Tally]]
+Seen = dict[Task, int | None]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,15 +76,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--data_root {args.data_root}: no such folder; run `python -m data.download --root data`")
     device = _device(args.device)
     model: Model
+    content: dict[str, Any] = {}
     if args.weights.endswith(".onnx"):
         model, device = OnnxModel(args.weights), torch.device("cpu")
     else:
-        model = load_model(args.weights, device)
+        model, content = load_model(args.weights, device), load(args.weights)
     results: Results = {}
+    seen: Seen = {}
     for task in tasks:
         try:
             task_set = load_set(args.data_root, task, args.split, model.classes[task])
-            results[task] = task_set, score(model, task_set, args.batch_size, device)
+            tally = score(model, task_set, args.batch_size, device)
+            seen[task] = count_seen(task_set, content)
+            results[task] = task_set, tally
         except DataError as error:
             if not isinstance(error, SetNotFound):
                 required.add(task)  # a set that is there but broken must not be passed over
@@ -91,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flat = flat_scores(tasks, results)
     print_scores(flat)
     if args.json is not None:
-        write_json(Path(args.json), flat, results)
-    print(json.dumps(flat, allow_nan=False))
+        write_json(Path(args.json), flat, results, seen)
+    print(json.dumps({**flat, "seen_in_training": total(seen.values())}, allow_nan=False))
     return 0 if results and required <= results.keys() else 2
 
 
@@ -115,6 +122,24 @@ def score(model: Model, task_set: TaskSet, batch_size: int, device: torch.device
     print(summary(task_set), end="\n\n", flush=True)
     evaluator = Evaluator({task_set.task: task_set}, model.input_size, batch_size)
     return evaluator.run(model, device).per_image[task_set.task]
+
+
+def count_seen(task_set: TaskSet, content: dict[str, Any]) -> int | None:
+    """How many images of a set the model has learnt from, with a warning if any; None if its file does not tell."""
+    seen = learnt_from((record.image for record in task_set.records), content)
+    if seen:
+        print(
+            f"warning: {len(seen)} of {len(task_set.records)} {NAMES[task_set.task]} images are training images of "
+            f"this model, first {seen[0]}: its scores say nothing about new images",
+            file=sys.stderr,
+        )
+    return None if seen is None else len(seen)
+
+
+def total(counts: Iterable[int | None]) -> int | None:
+    """Sum of counts that are there, None if none is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def flat_scores(tasks: Sequence[Task], results: Results) -> dict[str, float | None]:
@@ -158,7 +183,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(map("  ".join, aligned))
 
 
-def write_json(path: Path, flat: dict[str, float | None], results: Results) -> None:
+def write_json(path: Path, flat: dict[str, float | None], results: Results, seen: Seen) -> None:
     """Write the scores, the tables of the classes and what the sets were. Raises UserError if that fails."""
     per_class: dict[str, Any] = {}
     sets: dict[str, Any] = {}
@@ -167,7 +192,7 @@ def write_json(path: Path, flat: dict[str, float | None], results: Results) -> N
             name: {key: _plain(value) for key, value in row.items()} for name, row in tally.per_class().items()
         }
         sets[task] = {"split": found.split, "images": len(found.records), "layout": found.layout}
-        sets[task] |= {"unknown": found.unknown, "notes": found.notes}
+        sets[task] |= {"unknown": found.unknown, "notes": found.notes, "seen_in_training": seen[task]}
     text = json.dumps({**flat, "per_class": per_class, "sets": sets}, indent=2, allow_nan=False)
     try:
         path.write_text(text + "\n", encoding="utf-8")
@@ -199,4 +224,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_cli(main, memory="--batch_size"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,13 @@ from data.dataset import TaskDataset
 from data.transforms import Augment
 from data.types import TASKS, Task, TaskSet
 from engine.batches import Batch, EpochBatches, collate, make_loader, stable_seed
-from engine.checkpoint import load_model, provenance
-from engine.config import Config
+from engine.checkpoint import load, load_model, provenance
+from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config
 from engine.device import DTYPES, cpu_name, peak_memory, pick_device, pick_precision
 from engine.evaluate import Evaluation, Evaluator
 from engine.files import write_text
 from engine.metrics import HEADLINE
+from engine.seen import digests, listed
 from engine.tracking import Row, Tracker
 from models.criterion import Criterion
 from models.onehead import OneHead
@@ -66,6 +67,9 @@ class Run:
         for task in TASKS:
             self.say(summary(self.train_sets[task]))
             self.say(f"evaluated on: {eval_sets[task].split}, {len(eval_sets[task].records)} images\n")
+        self.digests: dict[str, list[str]] = {
+            task: digests(r.image for r in self.train_sets[task].records) for task in TASKS
+        }
         self.classes: dict[str, tuple[str, ...]] = {task: self.train_sets[task].classes for task in TASKS}
         self.evaluator = Evaluator(eval_sets, config.data.size)
         self.remedies: dict[str, Remedy] = remedies(config.continual)
@@ -97,6 +101,19 @@ class Run:
         order = list(self.config.order)
         place = order.index(stage) if stage in order else 0  # type: ignore[arg-type]
         return order[place - 1] if place else None
+
+    def start_file(self, stage: str) -> Path | None:
+        """The checkpoint that a stage starts from: the previous stage's, else the one named by `init`, if any."""
+        before, init = self.previous(stage), (self.config.init or "").removeprefix(BACKBONE_OF)
+        if before:
+            return self.folder / f"{before}.pt"
+        return Path(init) if init and init != STAGE0 and init.split(":")[0] != IMAGENET else None
+
+    def seen(self, stage: str, tasks: Iterable[str]) -> list[str]:
+        """Digests of the images of `tasks` and of all that the model a stage starts from has learnt from."""
+        start = self.start_file(stage)
+        inherited = listed(load(start)) if start else None
+        return sorted({*(inherited or ()), *(digest for task in tasks for digest in self.digests[task])})
 
     def begin(self, stage: str, model: OneHead | None) -> Stage:
         """What remedies may know about a stage that `model` is trained in."""

@@ -92,6 +92,7 @@ class StageLoop:
         config = run.config
         self.run, self.name = run, name
         self.stage = run.begin(name, model)
+        self.seen = run.seen(name, (*self.stage.tasks, *self.stage.old))
         freeze = config.continual.freeze_statistics
         self.freeze = freeze == "always" or (freeze == "later" and bool(self.stage.old))
         self.regions = config.loss.regions and "det" not in (*self.stage.tasks, *self.stage.old)
@@ -267,6 +268,7 @@ class StageLoop:
             "old": list(self.stage.old),
             "config": to_dict(run.config),
             "rows": run.tracker.rows,
+            "seen": self.seen,
             "seconds": self.seconds,
             "remedies": {k: r.state_dict() for k, r in run.remedies.items()},
             "provenance": provenance(),

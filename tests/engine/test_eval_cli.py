@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +19,12 @@ from models.onehead import ModelConfig, OneHead
 from tests.engine.oracle import CLASSES, Oracle, write_cls, write_det, write_sets
 
 
-def run(monkeypatch: pytest.MonkeyPatch, oracle: Oracle, root: Path, *options: str) -> int:
-    """Run the command line with `oracle` as the model behind --weights."""
+def run(
+    monkeypatch: pytest.MonkeyPatch, oracle: Oracle, root: Path, *options: str, content: dict[str, Any] | None = None
+) -> int:
+    """Run the command line with `oracle` as the model behind --weights, a file that holds `content`."""
     monkeypatch.setattr(command, "load_model", lambda path, device: oracle)
+    monkeypatch.setattr(command, "load", lambda path: content or {})
     return run_cli(command.main, ["--weights", "model.pt", "--data_root", str(root), "--device", "cpu", *options])
 
 
@@ -50,7 +54,8 @@ def test_the_report_names_splits_classes_and_scores(
     for text in ("det  val: 3 images", "seg  val: 2 images", "cls  val: 3 images", "church", "background"):
         assert text in captured.out
     assert captured.err == ""
-    assert last_line(captured.out) == {name: 1.0 for names in SCORE_NAMES.values() for name in names}
+    scores = {name: 1.0 for names in SCORE_NAMES.values() for name in names}
+    assert last_line(captured.out) == {**scores, "seen_in_training": None}
     assert [line.split() for line in captured.out.splitlines() if line.startswith("Top-1 ")] == [["Top-1", "1.0000"]]
 
 
@@ -74,7 +79,7 @@ def test_only_the_scores_of_the_chosen_task_are_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, write_sets(tmp_path), tmp_path, "--tasks", "cls") == 0
-    assert last_line(capsys.readouterr().out) == {"Top-1": 1.0, "Top-1_known": 1.0}
+    assert last_line(capsys.readouterr().out) == {"Top-1": 1.0, "Top-1_known": 1.0, "seen_in_training": None}
 
 
 def test_the_test_split_comes_before_val_unless_asked_for(
@@ -142,7 +147,7 @@ def test_categories_the_model_does_not_know_are_listed(
     assert run(monkeypatch, oracle, tmp_path, "--tasks", "cls") == 0
     out = capsys.readouterr().out
     assert "unknown to the model, counted as missed: zebra" in out
-    assert last_line(out) == {"Top-1": 0.75, "Top-1_known": 1.0}
+    assert last_line(out) == {"Top-1": 0.75, "Top-1_known": 1.0, "seen_in_training": None}
 
 
 def test_confusion_matrices_are_printed_on_request(
