@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from data.classes import name_index, normal_name
 from data.errors import DataError
 from data.images import image_orientation, image_size
 from data.tree import Found, listing
-from data.types import Record, TaskSet
+from data.types import MAX_BOXES, Record, TaskSet
 
 _REQUIRED = {
     "images": ("id", "file_name"),
     "annotations": ("image_id", "category_id"),
     "categories": ("id", "name"),
 }
+_LARGEST = 1e12
+"""Square pixels: an area above this is no measurement."""
 _REMEDY = "use a COCO detection file (images, annotations with bbox, categories)"
 
 
@@ -97,6 +100,8 @@ def read_boxes(found: Found, classes: Sequence[str] | None = None) -> TaskSet:
     files = _match_files(document["images"], found, notes)
     boxes = _read_annotations(document, files, names, notes)
     every = [box for some in boxes.values() for box in some]
+    crowded = [path.name for path, some in boxes.items() if len(some) > MAX_BOXES]
+    notes.add(f"images with more than {MAX_BOXES} boxes (training takes the largest)", *crowded)
     if not every:
         raise DataError(
             f"{source}: no usable annotation on any of its {len(files)} images on disk; it lists the classes "
@@ -125,7 +130,7 @@ def _category_names(categories: list[dict[str, Any]]) -> dict[str, str]:
 
     def by_id(entry: dict[str, Any]) -> tuple[int, int, str]:
         text = str(entry["id"])
-        return (0, int(text), "") if text.removeprefix("-").isdecimal() else (1, 0, text)
+        return (0, int(text), "") if re.fullmatch(r"-?\d{1,20}", text) else (1, 0, text)
 
     names = {}
     for entry in sorted(categories, key=by_id):
@@ -223,8 +228,8 @@ class _View:
     def of(path: Path, entry: dict[str, Any], notes: _Notes) -> _View:
         """Compare the size in the JSON with that of the file."""
         width, height = image_size(path)
-        listed_width, listed_height = _number(entry.get("width")), _number(entry.get("height"))
-        if not listed_width or not listed_height or (listed_width, listed_height) == (width, height):
+        listed_width, listed_height = _number(entry.get("width")) or 0, _number(entry.get("height")) or 0
+        if min(listed_width, listed_height) < 1 or (listed_width, listed_height) == (width, height):
             return _View(width, height)
         if (listed_width, listed_height) == (height, width):
             orientation = image_orientation(path)
@@ -282,7 +287,9 @@ def _usable_box(annotation: dict[str, Any], label: str, view: _View, notes: _Not
     if any(abs(before - after) > 1 for before, after in zip(corners, clipped)):
         notes.add("boxes that stick out of their image (clipped)", label)
     area = _number(annotation.get("area"))
-    scaled = area * view.scale_x * view.scale_y if area is not None and area > 0 else (x2 - x1) * (y2 - y1)
+    scaled = area * view.scale_x * view.scale_y if area is not None and area > 0 else 0.0
+    if not 0 < scaled < _LARGEST:
+        scaled = (x2 - x1) * (y2 - y1)
     crowd = bool(_number(annotation.get("iscrowd")) or annotation.get("iscrowd") is True)
     return _Box(str(annotation["category_id"]), (x1, y1, x2, y2), crowd, scaled)
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data.composing import mosaic, paste
 from data.images import read_image, read_mask
 from data.transforms import Augment, Picture, eval_transform, make_boxes, resize, train_transform
-from data.types import Record, Sample, TaskSet
+from data.types import MAX_BOXES, Record, Sample, TaskSet
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> Generator:
@@ -112,4 +112,7 @@ class TaskDataset(Dataset[Sample]):
         boxes = F.clamp_bounding_boxes(make_boxes(record.boxes, size)).as_subclass(Tensor)
         usable = ~record.crowd & (record.labels < len(self.task_set.classes))
         usable &= (boxes[:, 2:] > boxes[:, :2]).all(1)
+        if int(usable.sum()) > MAX_BOXES:
+            area = (boxes[:, 2:] - boxes[:, :2]).prod(1).where(usable, 0)
+            usable = torch.zeros_like(usable).index_fill(0, area.topk(MAX_BOXES).indices, True)
         return make_boxes(boxes[usable], size), record.labels[usable]

@@ -20,6 +20,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff"})
 """Lossless formats only: JPEG would blur the indices."""
 
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+"""The only decoders that are used, whatever a file is called: others run programs (EPS) or are seldom tried."""
 MAX_PIXELS = 64_000_000
 _ORIENTATION_TAG = 274
 _INDEX_MODES = frozenset({"P", "L", "1", "I", "I;16", "I;16B", "I;16L", "LA", "PA"})
@@ -29,7 +31,7 @@ _INDEX_MODES = frozenset({"P", "L", "1", "I", "I;16", "I;16B", "I;16L", "LA", "P
 def _opened(path: Path, file: BinaryIO | None = None) -> Iterator[Image.Image]:
     """Open an image, header only; whatever goes wrong inside becomes a DataError that names the file."""
     try:
-        with Image.open(file or path) as image:
+        with Image.open(file or path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise _too_large(path, f"{width} x {height} pixels")
@@ -59,9 +61,10 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def image_orientation(path: Path) -> int:
-    """Return the EXIF orientation, 1 (upright) to 8; 1 where the file has none."""
+    """Return the EXIF orientation, 1 (upright) to 8; 1 where the file has none or another value."""
     with _opened(path) as image:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+        return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def read_image(path: Path, file: BinaryIO | None = None) -> Image.Image:

@@ -13,6 +13,8 @@ Task = Literal["seg", "det", "cls"]
 TASKS: tuple[Task, ...] = ("seg", "det", "cls")
 VOID = 255
 """Mask value of pixels that count in no loss and no metric."""
+MAX_BOXES = 1000
+"""Most boxes of one image that are learnt from, the largest ones: the time and memory of matching grow with them."""
 
 
 @dataclass(frozen=True)

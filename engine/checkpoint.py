@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 import torchvision
+from torch import Tensor
 
-from engine.errors import UserError
+from engine.errors import UserError, first_line
 from engine.files import cannot_write
 from models.onehead import ModelConfig, OneHead
 
@@ -54,18 +55,27 @@ def load(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} is not there: give the path of a checkpoint such as runs/onehead/cls.pt")
-    if not zipfile.is_zipfile(path):
+    if not stored_zip(path):
         raise UserError(f"{path} is no checkpoint or a damaged one: give a file written by engine.train")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a file that is not what it says
         raise UserError(
             f"{path} was not loaded: it is damaged or holds Python objects, which could run code "
-            f"({str(error).splitlines()[0][:120]}). Give a file written by engine.train"
+            f"({first_line(error)}). Give a file written by engine.train"
         ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is no OneHead checkpoint (format {FORMAT}): give a file written by engine.train")
     return content
+
+
+def stored_zip(path: Path) -> bool:
+    """Whether a file is an archive as torch writes it: what it unpacks to is no larger than itself."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in archive.infolist()) <= path.stat().st_size
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
 
 
 def model_content(model: OneHead) -> dict[str, Any]:
@@ -81,15 +91,25 @@ def model_content(model: OneHead) -> dict[str, Any]:
 def build_model(content: dict[str, Any], source: str) -> OneHead:
     """Rebuild the model that a checkpoint's content describes. Raises UserError when the two do not fit."""
     try:
-        model = OneHead(ModelConfig(**content["architecture"]), content["classes"], content["input_size"])
+        shape = ModelConfig(**content["architecture"]), content["classes"], content["input_size"]
+        with torch.device("meta"):  # takes no memory, so that a false size is noticed before it takes all
+            check_shapes(OneHead(*shape).state_dict(), content["model"])
+        model = OneHead(*shape)
         model.load_state_dict(content["model"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # a network built from values that make no sense can raise anything
         first = " ".join(str(error).split())[:200]
         raise UserError(
             f"{source} holds another model than this program builds ({first}): "
             "use the program version that wrote it, or train anew"
         ) from None
     return model
+
+
+def check_shapes(own: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Raise ValueError naming the first weight that only one of two models has, or that differs in shape."""
+    for name in {**own, **found}:
+        if name not in own or name not in found or own[name].shape != found[name].shape:
+            raise ValueError(f"{name} does not fit")
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> OneHead:

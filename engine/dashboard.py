@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from engine.config import TrackConfig
+from engine.errors import first_line
 from engine.evaluate import Evaluation, Evaluator
 from engine.files import write_text
 from engine.metrics import HEADLINE, predicted_mask
@@ -129,11 +130,6 @@ def box_data(outputs: dict[str, Any], names: Mapping[int, str]) -> list[dict[str
         }
         for box, label, score in zip(boxes, labels, scores)
     ]
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def run_id(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import signal
 import sys
 import threading
@@ -36,6 +37,8 @@ def run_cli(
     line and code 130, SIGTERM one line and code 143; any other exception is a fault of this program and keeps its
     traceback. `memory`: the settings to lower when memory runs out. Use as `sys.exit(run_cli(main))`.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with sigterm_raises():
             return main(argv)
@@ -53,6 +56,11 @@ def run_cli(
             raise
     print(f"error: {sentence}", file=sys.stderr)
     return 2
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of what an error says; the name of its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def machine_fault(error: Exception, memory: str) -> str | None:

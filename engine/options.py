@@ -29,6 +29,8 @@ AT_LEAST_ONE = (
     "track.evals",
 )
 """Settings that count something which has to exist."""
+MAX_BYTES = 1_000_000
+"""Largest file that is read as configuration."""
 
 
 class Parser(ArgumentParser):
@@ -88,7 +90,15 @@ def read_keys(path: str, keys: set[str], sections: set[str]) -> dict[str, str]:
     Raises UserError for a file that cannot be read, is no mapping, or holds unknown keys or one twice.
     """
     try:
-        tree = yaml.compose(Path(path).read_text(encoding="utf-8"))
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise UserError(f"--config {path}: larger than {MAX_BYTES} bytes; give the path of a YAML file of settings")
+        text = Path(path).read_text(encoding="utf-8")
+        alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
+        if alias:  # a few of them, nested, stand for more text than there is memory
+            raise UserError(f"{path}: *{alias.anchor} is an alias; write out what it stands for")
+        tree = yaml.compose(text)
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply; write lines such as `seed: 1`") from None
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}; give the path of a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

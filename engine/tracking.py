@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import TrackConfig
-from engine.dashboard import Dashboard, first_line
+from engine.dashboard import Dashboard
+from engine.errors import first_line
 from engine.evaluate import Evaluation, Evaluator
 from engine.files import write_text
 from models.onehead import OneHead
