@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install quickstart test test-all lint types clean
+.PHONY: help install quickstart test test-all audit lint types clean
 
 help:
 	@echo "make quickstart   install, draw small synthetic sets, train all three stages, evaluate (6 minutes on 2 CPU cores)"
 	@echo "make test         install, lint, types, tests (3 minutes)"
 	@echo "make test-all     the same with the longer proofs"
+	@echo "make audit        look the pinned packages up among known vulnerabilities"
 	@echo "make install      only .venv; PYTHON=python3.12 chooses another interpreter"
 
 install: .venv/installed
@@ -35,6 +36,9 @@ test: lint types
 
 test-all: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+audit: install
+	$(BIN)/python -m scripts.audit
 
 clean:
 	rm -rf .venv runs/quickstart data/synthetic .mypy_cache .ruff_cache .pytest_cache
