@@ -78,7 +78,7 @@ def read_image(path: Path, file: BinaryIO | None = None) -> Image.Image:
         image.load()
         if image.mode == "I" or image.mode.startswith("I;16"):
             # PIL would clip everything above 255 to white.
-            upper = np.asarray(image).astype(np.int64) >> 8
+            upper = np.asarray(image) >> 8
             return Image.fromarray(upper.clip(0, 255).astype(np.uint8)).convert("RGB")
         if image.mode == "P":
             # By way of RGBA, because a palette may carry transparency that RGB alone cannot hold.
@@ -101,15 +101,15 @@ def read_mask(path: Path, num_classes: int, size: tuple[int, int] | None = None)
             )
         image.load()
         if image.mode in _INDEX_MODES:
-            values = np.asarray(image).astype(np.int64)
+            values = np.asarray(image, dtype=np.uint8) if image.mode == "1" else np.asarray(image)
             return _checked(path, values[..., 0] if values.ndim == 3 else values, num_classes)
         if image.mode in ("RGB", "RGBA"):
-            return _by_colour(path, np.asarray(image)[..., :3].astype(np.int64), num_classes)
+            return _by_colour(path, np.asarray(image)[..., :3], num_classes)
         raise DataError(f"{path}: a mask of mode {image.mode}; save a palette PNG whose index is the class")
 
 
 def _checked(path: Path, values: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return int64 (H, W) indices as uint8, or raise at the first value that is no class and not void."""
+    """Return indices (H, W) of any integer type as uint8, or raise at the first value that is no class and not void."""
     wrong = values[((values >= num_classes) | (values < 0)) & (values != VOID)]
     if wrong.size:
         raise DataError(
@@ -121,21 +121,24 @@ def _checked(path: Path, values: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def _by_colour(path: Path, colours: np.ndarray, num_classes: int) -> np.ndarray:
-    """Map int64 (H, W, 3) colours to indices; grey values that are no VOC colours are taken as the index."""
-    palette = voc_palette()
-    known = {tuple(palette[index].tolist()): index for index in (*range(num_classes), VOID)}
-    used, inverse = np.unique(colours.reshape(-1, 3), axis=0, return_inverse=True)
-    indices = [known.get(tuple(colour.tolist())) for colour in used]
-    if None in indices:
-        grey = used[:, 0]
-        if (used == grey[:, None]).all() and ((grey < num_classes) | (grey == VOID)).all():
-            return colours[..., 0].astype(np.uint8)
-        red, green, blue = used[indices.index(None)].tolist()
-        raise DataError(
-            f"{path}: mask colour ({red}, {green}, {blue}) is none of the {num_classes} classes "
-            "in the VOC colour map; save the mask as a palette PNG whose index is the class"
-        )
-    return np.array(indices, dtype=np.uint8)[inverse.reshape(colours.shape[:2])]
+    """Map uint8 (H, W, 3) colours to indices; grey values that are no VOC colours are taken as the index."""
+    red, green, blue = (colours[..., channel].astype(np.uint32) for channel in range(3))
+    codes = red << 16 | green << 8 | blue
+    palette, table = voc_palette(), np.full(1 << 24, -1, dtype=np.int16)
+    for index in (*range(num_classes), VOID):
+        r, g, b = palette[index].tolist()
+        table[r << 16 | g << 8 | b] = index
+    indices = table[codes]
+    if (indices >= 0).all():
+        return indices.astype(np.uint8)
+    grey = colours[..., 0]
+    if (colours == grey[..., None]).all() and ((grey < num_classes) | (grey == VOID)).all():
+        return grey.copy()
+    code = int(codes[indices < 0].min())
+    raise DataError(
+        f"{path}: mask colour ({code >> 16}, {code >> 8 & 255}, {code & 255}) is none of the {num_classes} classes "
+        "in the VOC colour map; save the mask as a palette PNG whose index is the class"
+    )
 
 
 def looks_like_mask(path: Path) -> bool:

@@ -70,7 +70,8 @@ def machine_fault(error: Exception, memory: str) -> str | None:
         return f"out of memory ({said or 'no details'}); lower {memory}"
     if isinstance(error, OSError) and error.errno in REFUSED:
         return f"{error.filename or 'a file'}: {error.strerror}; free space, or name a folder that can be written"
-    if isinstance(error, torch.distributed.DistError) or "closed by peer" in said or "reset by peer" in said:
+    lost = getattr(torch.distributed, "DistError", ())  # not in every build of torch
+    if isinstance(error, lost) or "closed by peer" in said or "reset by peer" in said:
         return f"another process of this run ended ({said}); see its message, then run again with --resume"
     return None
 

@@ -33,7 +33,10 @@ def found(folder: Path, document: dict[str, object]) -> Found:
 def test_a_picture_of_30000_pixels_is_read_or_refused_by_its_area(tmp_path: Path) -> None:
     Image.new("L", (30_000, 2_000), 7).save(tmp_path / "wide.png")
     assert read_image(tmp_path / "wide.png").size == (30_000, 2_000)
+    tracemalloc.start()
     assert int(read_mask(tmp_path / "wide.png", 21).max()) == 7
+    assert tracemalloc.get_traced_memory()[1] < 6 * 60_000_000  # bytes a pixel
+    tracemalloc.stop()
     Image.new("1", (30_000, 2_500)).save(tmp_path / "huge.png")
     with pytest.raises(DataError, match=r"huge.png: 30000 x 2500 pixels, above the limit of 64 megapixels"):
         read_image(tmp_path / "huge.png")
@@ -76,7 +79,7 @@ def test_a_hundred_thousand_boxes_on_one_image(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     boxes = np.concatenate([rng.uniform(0, 400, (100_000, 2)), rng.uniform(3, 60, (100_000, 2))], axis=1)
     document = coco(["a.jpg"], [annotation(1, 1, box) for box in boxes.tolist()], {1: "cat"}, (640, 480))
-    began = time.monotonic()
+    began = time.process_time()
     task_set = read_boxes(found(tmp_path, document))
     assert task_set.records[0].boxes.shape == (100_000, 4)
     assert any("more than 1000 boxes" in note for note in task_set.notes)
@@ -89,7 +92,7 @@ def test_a_hundred_thousand_boxes_on_one_image(tmp_path: Path) -> None:
     mosaic = TaskDataset(task_set, 64, Augment(mosaic=1.0))[0]
     assert mosaic.boxes is not None
     assert len(mosaic.boxes) <= 4 * MAX_BOXES
-    assert time.monotonic() - began < 60
+    assert time.process_time() - began < 60
 
 
 def test_few_boxes_all_stay_in_their_order(tmp_path: Path) -> None:
@@ -111,7 +114,7 @@ NEAR = st.floats(-50, 80) | ODD
     ),
     size=st.tuples(NEAR, NEAR),
 )
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_whatever_the_numbers_boxes_lie_inside_their_image(
     boxes: list[tuple[list[object], object, object]],
     size: tuple[object, object],

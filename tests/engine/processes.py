@@ -27,5 +27,5 @@ def started(arguments: list[str]) -> BaseProcess:
 def completed(arguments: list[str]) -> int | None:
     """Exit code of a training that is waited for."""
     process = started(arguments)
-    process.join(120)
+    process.join(280)
     return process.exitcode

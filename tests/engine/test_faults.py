@@ -40,7 +40,7 @@ def train(arguments: list[str], *more: str) -> int:
     return run_cli(training.main, [*arguments, *more])
 
 
-def until(condition: Any, seconds: float = 60) -> None:
+def until(condition: Any, seconds: float = 250) -> None:
     """Wait for something to happen."""
     end = time.monotonic() + seconds
     while not condition():

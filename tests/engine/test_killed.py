@@ -33,7 +33,7 @@ def interrupted(arguments: list[str], kind: signal.Signals, seconds: float) -> i
     if process.is_alive():
         assert process.pid is not None
         os.kill(process.pid, kind)
-    process.join(60)
+    process.join(280)
     return process.exitcode
 
 

@@ -113,7 +113,7 @@ def assert_official(pairs: list[Pair], folder: Path) -> None:
     ties=st.booleans(),
     crowds=st.sampled_from([0.0, 0.3]),
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_random_sets(
     seed: int, images: list[tuple[int, int]], ties: bool, crowds: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
