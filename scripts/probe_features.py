@@ -1,0 +1,144 @@
+"""What features are worth as they are: linear readouts of a frozen network.
+
+python -m scripts.probe_features --init stage0 --data_root data
+
+Only training images are used. Top-1: every image is held out once, in six folds, and classified by a linear layer on
+the means of the neck's maps. mIoU: a linear layer on every cell of the maps, brought to stride 8 beside their mean,
+learns from the 200 images of data.holdout and is scored on the other 40. Nothing of the network itself is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from data.catalog import load_set
+from data.dataset import TaskDataset
+from data.types import TASKS, TaskSet
+from engine.checkpoint import provenance
+from engine.config import STAGE0, Config
+from engine.errors import run_cli
+from engine.files import write_text
+from engine.metrics import SegmentationTally, confusion_matrix, predicted_mask
+from engine.train import first_weights
+from models.onehead import OneHead
+from models.targets import VOID
+
+FOLDS = 6
+RIDGE = 1e-2
+"""L2 penalty of the classification readout, per image and weight; 3e-3 to 3e-2 gave the same to a point."""
+PASSES, RATE = 20, 2e-3
+"""Of the segmentation readout: passes over the images, highest learning rate."""
+
+
+@torch.no_grad()
+def read(model: OneHead, task_set: TaskSet) -> tuple[Tensor, Tensor]:
+    """Features (N, F, S/8, S/8), half precision, of all images of a set, with their masks (N, S, S) or labels (N,)."""
+    dataset = TaskDataset(task_set, model.input_size, None)
+    features, answers = [], []
+    for i in tqdm(range(len(dataset)), desc=f"reading {task_set.task}", leave=False, disable=None):
+        sample = dataset[i]
+        maps = model.features(sample.image[None])
+        size = maps[0].shape[-2:]
+        wide = [F.interpolate(m, size, mode="bilinear") for m in maps]
+        mean = torch.cat([m.mean((2, 3), keepdim=True) for m in maps], dim=1).expand(-1, -1, *size)
+        features.append(torch.cat([*wide, mean], dim=1).half())
+        answers.append(sample.mask if sample.mask is not None else torch.tensor(sample.label))
+    return torch.cat(features), torch.stack(answers)
+
+
+def spread(features: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of features over `dims`, which are kept."""
+    return features.float().mean(dims, keepdim=True), features.float().std(dims, keepdim=True) + 1e-6
+
+
+def probe_labels(features: Tensor, labels: Tensor) -> float:
+    """Top-1 of linear classifiers of (N, F), each image classified by the one that has not seen it."""
+    fold = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)) % FOLDS
+    right = 0
+    for k in range(FOLDS):
+        learnt = fold != k
+        mean, std = spread(features[learnt], (0,))
+        x = (features.float() - mean) / std
+        layer = nn.Linear(x.shape[1], int(labels.max()) + 1)
+        optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+        def closure(layer: nn.Linear = layer, x: Tensor = x[learnt], y: Tensor = labels[learnt]) -> float:
+            layer.zero_grad()
+            loss = F.cross_entropy(layer(x), y) + RIDGE * layer.weight.square().sum() / 2
+            loss.backward()
+            return loss.item()
+
+        optimizer.step(closure)
+        with torch.no_grad():
+            right += int((layer(x[~learnt]).argmax(1) == labels[~learnt]).sum())
+    return right / len(labels)
+
+
+def probe_masks(fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], classes: Sequence[str]) -> float:
+    """MIoU on held-back images of a linear classifier of cells."""
+    features, masks = fit
+    mean, std = spread(features, (0, 2, 3))
+    step = masks.shape[-1] // features.shape[-1]
+    cells = masks[:, step // 2 :: step, step // 2 :: step]
+    layer = nn.Conv2d(features.shape[1], len(classes), 1)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    for epoch in tqdm(range(PASSES), desc="learning masks", leave=False, disable=None):
+        optimizer.param_groups[0]["lr"] = RATE * (1 - epoch / PASSES)
+        for chosen in torch.randperm(len(features)).split(8):
+            logits = layer((features[chosen].float() - mean) / std)
+            F.cross_entropy(logits, cells[chosen], ignore_index=VOID).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = []
+    with torch.no_grad():
+        for one, mask in zip(*held):
+            logits = layer((one[None].float() - mean) / std)[0]
+            said = predicted_mask(logits, (mask.shape[0], mask.shape[1]))
+            found.append(confusion_matrix(mask, said, len(classes), void=VOID))
+    return SegmentationTally(np.stack(found), tuple(classes)).scores()["mIoU"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one JSON object, and write it if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--init", default=STAGE0, help="as in engine.train; null: random weights")
+    parser.add_argument("--data_root", default="data")
+    parser.add_argument("--size", type=int, default=256, help="side of the input")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    args = parser.parse_args(argv)
+    sets = {task: load_set(args.data_root, task, "train") for task in TASKS}
+    config = Config(init=None if args.init == "null" else args.init)
+    set_seed(config.seed)
+    model = OneHead(config.model, {task: s.classes for task, s in sets.items()}, args.size)
+    print(first_weights(model, config), file=sys.stderr)
+    model.eval()
+    features, labels = read(model, sets["cls"])
+    pooled = features[:, features.shape[1] // 2 :, 0, 0]
+    parts = [load_set(args.data_root, "seg", "train", part=part) for part in ("fit", "choose")]
+    figures = {
+        "init": args.init,
+        "size": args.size,
+        "Top-1": round(probe_labels(pooled, labels), 4),
+        "mIoU": round(probe_masks(read(model, parts[0]), read(model, parts[1]), parts[0].classes), 4),
+        **provenance(),
+    }
+    text = json.dumps(figures)
+    if args.json:
+        write_text(args.json, text + "\n")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,32 @@
+"""Linear readouts find what is there, and nothing where there is nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from scripts.probe_features import probe_labels, probe_masks
+
+
+def test_labels_that_features_tell_are_read() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 4
+    told = F.one_hot(labels, 8).float() + 0.1 * torch.randn(60, 8, generator=generator)
+    assert probe_labels(told, labels) == 1.0
+
+
+def test_labels_that_features_do_not_tell_are_not_learnt_by_heart() -> None:
+    # 60 images of 100 random features: a classifier fits them all, so only images held out tell the truth.
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 4
+    assert probe_labels(torch.randn(60, 100, generator=generator), labels) < 0.5
+
+
+def test_masks_that_features_tell_are_read() -> None:
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    cells = torch.randint(3, (220, 1, 4, 4), generator=generator).float()
+    masks = F.interpolate(cells, scale_factor=8, mode="nearest")[:, 0].long()
+    features = 5 * F.one_hot(cells[:, 0].long(), 3).permute(0, 3, 1, 2).half()
+    fit, held = (features[:200], masks[:200]), (features[200:], masks[200:])
+    assert probe_masks(fit, held, ("background", "cat", "dog")) > 0.8
