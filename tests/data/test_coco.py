@@ -244,3 +244,20 @@ def test_an_annotated_image_that_is_broken_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"a.jpg: cannot be decoded"):
         load(tmp_path, GOOD)
+
+
+def test_ids_that_are_long_numbers_are_text(tmp_path: Path) -> None:
+    draw_image(tmp_path / "val" / "a.jpg")
+    document = coco(["a.jpg"], [annotation(1, "1" * 5000, [1, 1, 5, 5])], {})
+    document["categories"] = [{"id": "1" * 5000, "name": "cat"}]
+    write_json(tmp_path / "val" / "annotations.json", document)
+    assert load_set(tmp_path, "det", "val").classes == ("cat",)
+
+
+def test_a_size_that_is_none_is_not_scaled_by(tmp_path: Path) -> None:
+    draw_image(tmp_path / "val" / "a.jpg")
+    document = coco(["a.jpg"], [annotation(1, 1, [0, 0, 5, 5], area=1e300)], {1: "cat"}, (5e-324, 24))  # type: ignore[arg-type]
+    write_json(tmp_path / "val" / "annotations.json", document)
+    (record,) = load_set(tmp_path, "det", "val").records
+    assert record.boxes.tolist() == [[0, 0, 5, 5]]
+    assert record.area.tolist() == [25]

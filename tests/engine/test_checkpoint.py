@@ -300,3 +300,37 @@ def test_text_is_replaced_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     assert "No space left on device" in refusal(write_text, target, "one\ntwo\n")
     assert target.read_text() == "one\n"
     assert names_in(tmp_path) == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small", "efficientnet_b0", "yolov8n"])
+def test_every_backbone_comes_back(backbone: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    built = OneHead(replace(SHAPE, backbone=backbone), CLASSES, input_size=64)
+    save(tmp_path / "a.pt", model_content(built))
+    again = load_model(tmp_path / "a.pt").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in built.state_dict().items())
+
+
+def test_an_archive_that_unpacks_to_more_than_itself_is_refused(path: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+        packed.writestr("archive/data/999", bytes(50_000_000))
+    assert (tmp_path / "bomb.pt").stat().st_size < 5_000_000
+    assert refusal(load, tmp_path / "bomb.pt").startswith(f"{tmp_path / 'bomb.pt'} is no checkpoint or a damaged one")
+
+
+def test_a_false_size_is_refused_before_it_takes_memory(model: OneHead, tmp_path: Path) -> None:
+    content = model_content(model)
+    save(tmp_path / "odd.pt", {**content, "architecture": {**content["architecture"], "hidden": 2**33}})
+    assert "holds another model than this program builds (" in refusal(load_model, tmp_path / "odd.pt")
+    save(tmp_path / "odd.pt", {**content, "architecture": {**content["architecture"], "heads": 0}})
+    assert "holds another model than this program builds (" in refusal(load_model, tmp_path / "odd.pt")
+
+
+def test_an_error_that_says_nothing_is_named_by_its_type(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(checkpoint.torch, "load", fail)
+    assert "(EOFError)" in refusal(load, path)

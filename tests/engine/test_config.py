@@ -283,3 +283,24 @@ def test_a_replay_buffer_is_at_most_what_the_rules_allow() -> None:
 )
 def test_an_incomplete_command_line_is_one_sentence(arguments: list[str], text: str) -> None:
     assert message(*arguments) == text
+
+
+def nested_aliases() -> str:
+    """A few lines that stand for ten thousand million words."""
+    lines = ["a0: &a0 [lol, lol]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    return "\n".join([*lines, "order: *a9"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (nested_aliases(), "is an alias; write out what it stands for"),
+        ("order: " + "[" * 20_000, "nested too deeply; write lines such as `seed: 1`"),
+        ("#" * 1_000_001, "larger than 1000000 bytes; give the path of a YAML file of settings"),
+    ],
+    ids=["aliases", "depth", "size"],
+)
+def test_files_made_to_exhaust_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=re.escape(says)):
+        build_parser("", "").parse_args(["--config", str(tmp_path / "c.yaml")])
