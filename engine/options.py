@@ -11,6 +11,7 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -31,6 +32,8 @@ AT_LEAST_ONE = (
 """Settings that count something which has to exist."""
 MAX_BYTES = 1_000_000
 """Largest file that is read as configuration."""
+MAX_DEPTH = 50
+"""Most brackets in one another there."""
 
 
 class Parser(ArgumentParser):
@@ -90,13 +93,7 @@ def read_keys(path: str, keys: set[str], sections: set[str]) -> dict[str, str]:
     Raises UserError for a file that cannot be read, is no mapping, or holds unknown keys or one twice.
     """
     try:
-        if Path(path).stat().st_size > MAX_BYTES:
-            raise UserError(f"--config {path}: larger than {MAX_BYTES} bytes; give the path of a YAML file of settings")
-        text = Path(path).read_text(encoding="utf-8")
-        alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
-        if alias:  # a few of them, nested, stand for more text than there is memory
-            raise UserError(f"{path}: *{alias.anchor} is an alias; write out what it stands for")
-        tree = yaml.compose(text)
+        tree = yaml.compose(harmless_text(path))
     except RecursionError:
         raise UserError(f"{path}: nested too deeply; write lines such as `seed: 1`") from None
     except OSError as error:
@@ -124,6 +121,21 @@ def read_keys(path: str, keys: set[str], sections: set[str]) -> dict[str, str]:
 
     walk(tree, "")
     return found
+
+
+def harmless_text(path: str) -> str:
+    """The text of a YAML file. Raises UserError for what would take hours or all memory to read."""
+    if Path(path).stat().st_size > MAX_BYTES:
+        raise UserError(f"--config {path}: larger than {MAX_BYTES} bytes; give the path of a YAML file of settings")
+    text = Path(path).read_text(encoding="utf-8")
+    # The parser's time grows with the square of the depth, and nested aliases stand for more text than there is memory.
+    depth = accumulate((bracket in "[{") - (bracket in "]}") for bracket in re.findall(r"[][{}]", text))
+    if max(depth, default=0) > MAX_DEPTH:
+        raise UserError(f"{path}: nested too deeply; write lines such as `seed: 1`")
+    alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
+    if alias:
+        raise UserError(f"{path}: *{alias.anchor} is an alias; write out what it stands for")
+    return text
 
 
 def unknown(name: str, keys: set[str]) -> str:

@@ -295,10 +295,12 @@ def nested_aliases() -> str:
     ("text", "says"),
     [
         (nested_aliases(), "is an alias; write out what it stands for"),
-        ("order: " + "[" * 20_000, "nested too deeply; write lines such as `seed: 1`"),
+        ("order: " + "[" * 100_000, "nested too deeply; write lines such as `seed: 1`"),
+        ("order: " + "[" * 40 + "]" * 40 + "\n" + "- " * 20_000, "not valid YAML"),
+        ("- " * 20_000, "nested too deeply; write lines such as `seed: 1`"),
         ("#" * 1_000_001, "larger than 1000000 bytes; give the path of a YAML file of settings"),
     ],
-    ids=["aliases", "depth", "size"],
+    ids=["aliases", "brackets", "mixed", "dashes", "size"],
 )
 def test_files_made_to_exhaust_are_refused(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
