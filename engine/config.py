@@ -61,8 +61,8 @@ class SharedRates:
     """In the segmentation stage."""
     det: float = 1.0
     """In the detection stage."""
-    cls: float = 0.1
-    """In the classification stage: a linear layer on features left as they are does better than learning them anew."""
+    cls: float = 1.0
+    """In the classification stage."""
     joint: float = 1.0
     """In `--stage joint`."""
 
