@@ -66,6 +66,19 @@ def search(folder: Path) -> str:
     return "\n\n".join(tables)
 
 
+def chains(folder: Path) -> str:
+    """One row a chain of stages: every metric right after its own stage and at the end, minutes, commit."""
+    names = {metric: stage for stage, metrics in METRICS.items() for metric in metrics}
+    rows = [["chain", *(f"{metric}: own stage, end" for metric in names), "minutes", "commit"]]
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        after = {row["stage"]: row for row in result["rows"]}
+        end = after[result["order"][-1]]
+        values = [f"{after[stage][metric]:.3f}, {end[metric]:.3f}" for metric, stage in names.items()]
+        rows.append([path.stem, *values, f"{result['minutes']:.1f}", result["commit"]])
+    return "\n".join(markdown(rows))
+
+
 def settings(result: Result) -> str:
     """What a cell changes, in short; that it was scored on held-back training images is said above the table."""
     own = {k: v for k, v in result["settings"].items() if k != "data.holdout"}
@@ -83,6 +96,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-det": search,
     "search-seg": search,
     "search-cls": search,
+    "search-chain": chains,
 }
 """Tables by the folder of results that they show."""
 

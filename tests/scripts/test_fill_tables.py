@@ -51,6 +51,17 @@ def test_starts_are_compared_on_all_tasks(tmp_path: Path) -> None:
     assert "| random | 1 | 0.050 | - | - | - | 2.0, -, - |" in filled
 
 
+def test_chains_show_what_each_task_had_and_has(tmp_path: Path) -> None:
+    rows = [
+        {"stage": "seg", "mIoU": 0.2, "AP50": 0.0, "mAP": 0.0, "Top-1": 0.1},
+        {"stage": "det", "mIoU": 0.15, "AP50": 0.1, "mAP": 0.05, "Top-1": 0.1},
+        {"stage": "cls", "mIoU": 0.18, "AP50": 0.12, "mAP": 0.04, "Top-1": 0.8},
+    ]
+    write(tmp_path / "search-chain", {"order": ["seg", "det", "cls"], "rows": rows, "minutes": 20, "commit": "abc"})
+    filled = fill("<!-- table search-chain -->\n<!-- end -->\n", tmp_path)
+    assert "| 0 | 0.200, 0.180 | 0.100, 0.120 | 0.050, 0.040 | 0.800, 0.800 | 20.0 | abc |" in filled
+
+
 def test_a_table_without_records_or_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no table 'mine'"):
         fill("<!-- table mine -->\n<!-- end -->", tmp_path)
