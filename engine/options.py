@@ -190,6 +190,9 @@ def build_parser(prog: str, description: str) -> Parser:
 
 def to_config(parser: Parser, parsed: Namespace) -> Config:
     """The `Config` among parsed arguments. Raises UserError for values that cannot work together."""
+    for key, hint in key_types(Config).items():
+        if parsed.get(key) is None and type(None) not in get_args(hint):
+            raise UserError(f"{key} is null: it must be {kind(hint)}; leave the line out for its default")
     init = parser.instantiate(parsed)
     config = Config(**{f.name: init[f.name] for f in dataclasses.fields(Config)})
     for key in key_types(Config):

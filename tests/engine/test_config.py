@@ -75,6 +75,11 @@ def test_the_command_line_beats_the_file_in_either_order(tmp_path: Path) -> None
     assert parse("--optim.lr", "0.5", "--config", path, "--seed", "3").optim.lr == 0.5
 
 
+@pytest.mark.parametrize(("text", "key"), [("data:\n  size: null", "data.size"), ("order: null", "order")])
+def test_nothing_where_something_is_needed_is_refused(text: str, key: str, tmp_path: Path) -> None:
+    assert message("--config", write(tmp_path, text)).startswith(f"{key} is null: it must be a ")
+
+
 def test_of_two_files_the_last_wins(tmp_path: Path) -> None:
     first, second = write(tmp_path, "seed: 1\nname: a\n"), tmp_path / "second.yaml"
     second.write_text("seed: 2\n")
