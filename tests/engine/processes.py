@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 from multiprocessing.process import BaseProcess
 
@@ -14,6 +15,7 @@ SERVER.set_forkserver_preload(["engine.train"])
 
 
 def command(arguments: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
     sys.exit(run_cli(main, arguments))
 
 

@@ -216,6 +216,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("BASE_URL", "http://127.0.0.1:9"), ("API_KEY", "0123456789" * 4), ("INIT_TIMEOUT", "2")):
         monkeypatch.setenv(f"WANDB_{name}", value)
     monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb.teardown()  # or it would go by what the environment said before
 
 
 @pytest.mark.usefixtures("unreachable")

@@ -14,6 +14,7 @@ from tests.engine.conftest import TINY
 from tests.engine.processes import completed, started
 from tests.engine.test_resume import assert_same_end
 
+SHORT = ["--optim.epochs.seg", "1", "--optim.epochs.cls", "1"]
 SEEDS = [seed if seed < 5 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(30)]
 
 
@@ -22,7 +23,7 @@ def alone(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     """Folder of a run that nothing disturbs, and the seconds it takes."""
     runs = tmp_path_factory.mktemp("alone")
     began = time.monotonic()
-    assert completed([*TINY, "--data.root", str(drawn), "--runs", str(runs), "--name", "tiny"]) == 0
+    assert completed([*TINY, "--data.root", str(drawn), "--runs", str(runs), "--name", "tiny", *SHORT]) == 0
     return runs / "tiny", time.monotonic() - began
 
 
@@ -41,8 +42,8 @@ def interrupted(arguments: list[str], kind: signal.Signals, seconds: float) -> i
 def test_killed_at_a_random_moment(seed: int, tiny: list[str], alone: tuple[Path, float], tmp_path: Path) -> None:
     whole, seconds = alone
     moment = random.Random(seed).uniform(0, seconds)
-    assert interrupted([*tiny, "--resume"], signal.SIGKILL, moment) in (-signal.SIGKILL, 0)
-    assert completed([*tiny, "--resume"]) == 0
+    assert interrupted([*tiny, *SHORT, "--resume"], signal.SIGKILL, moment) in (-signal.SIGKILL, 0)
+    assert completed([*tiny, *SHORT, "--resume"]) == 0
     folder = tmp_path / "runs" / "tiny"
     assert_same_end(folder, whole)
     assert not list(folder.glob("*.tmp"))
@@ -53,8 +54,8 @@ def test_asked_to_stop(
     kind: signal.Signals, code: int, tiny: list[str], alone: tuple[Path, float], tmp_path: Path
 ) -> None:
     whole, seconds = alone
-    assert interrupted(tiny, kind, seconds / 2) == code
+    assert interrupted([*tiny, *SHORT], kind, seconds / 2) == code
     folder = tmp_path / "runs" / "tiny"
     assert not list(folder.glob("*.tmp"))
-    assert completed([*tiny, "--resume"]) == 0
+    assert completed([*tiny, *SHORT, "--resume"]) == 0
     assert_same_end(folder, whole)

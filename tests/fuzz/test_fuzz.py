@@ -24,7 +24,7 @@ TARGETS = {
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("inputs", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [200, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_no_input_is_a_find(inputs: int, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "tests.fuzz.run", str(inputs), str(tmp_path / "fuzz")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
