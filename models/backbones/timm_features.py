@@ -59,7 +59,8 @@ class TimmFeatures(nn.Module):
                 f"{source} could not be read ({error}): fetch it elsewhere and give it as --init imagenet:FILE"
             ) from None
         except Exception as error:  # what a file that is no state dict raises depends on the library
-            raise ValueError(f"{source} holds no weights ({' '.join(str(error).split())[:120] or type(error).__name__})") from None
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise ValueError(f"{source} holds no weights ({reason})") from None
         missing = self.body.state_dict().keys() - state.keys()
         odd = [k for k, v in self.body.state_dict().items() if k in state and state[k].shape != v.shape]
         if missing or odd:
