@@ -164,7 +164,7 @@ def checkpoint(data: bytes, folder: Path) -> None:
     """A checkpoint: as it is, and as the pickle inside an archive that is otherwise in order."""
     path = folder / "model.pt"
     path.write_bytes(data)
-    if not zipfile.is_zipfile(path):
+    if not data.startswith(b"PK"):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("model/data.pkl", data)
             archive.writestr("model/byteorder", "little")
