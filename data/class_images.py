@@ -10,6 +10,7 @@ import io
 import json
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -110,7 +111,18 @@ def wanted(names: Sequence[str]) -> list[str]:
 
 
 def open_files(source: Path) -> Iterator[tuple[str, io.BytesIO | None]]:
-    """Yield (path inside the source, content or None where the path can simply be opened)."""
+    """Yield (path inside the source, content or None where the path can simply be opened).
+
+    Raises DataError for what is no source, or a damaged one.
+    """
+    try:
+        yield from files_of(source)
+    except (zipfile.BadZipFile, zlib.error, tarfile.TarError, EOFError, RuntimeError) as error:  # the last: a password
+        raise DataError(f"{source}: a damaged archive ({error}); download it again") from error
+
+
+def files_of(source: Path) -> Iterator[tuple[str, io.BytesIO | None]]:
+    """The same, with whatever the libraries raise."""
     if source.is_dir():
         paths = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
         yield from ((name, None) for name in wanted(paths))

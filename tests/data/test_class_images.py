@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -113,3 +115,31 @@ def test_a_missing_source_and_a_file_that_is_no_archive_are_named(tmp_path: Path
         read_class_images([tmp_path / "none"])
     with pytest.raises(DataError, match="neither a folder nor a zip"):
         read_class_images([tmp_path / "text.txt"])
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_a_damaged_archive_is_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"images.{kind}"
+    if kind == "zip":
+        zipped(path, {"ant/a.png": bytes(5000)})
+        content = bytearray(path.read_bytes())
+        content[60:70] = b"damaged..."  # inside the packed image: the directory at the end is in order
+        path.write_bytes(bytes(content))
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            entry = tarfile.TarInfo("ant/a.png")
+            entry.size = 50_000
+            archive.addfile(entry, io.BytesIO(os.urandom(50_000)))
+        path.write_bytes(path.read_bytes()[:30_000])
+    with pytest.raises(DataError, match=r"damaged archive .* download it again") as caught:
+        read_class_images([path])
+    assert str(path) in str(caught.value)
+
+
+def test_an_archive_of_several_disks_is_a_damaged_one(tmp_path: Path) -> None:
+    # An end record that points to one of 64 bits, which says that it is on another disk.
+    locator = struct.pack("<4sLQL", b"PK\6\7", 1, 0, 2)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)
+    (tmp_path / "a.zip").write_bytes(b"PK\3\4" + bytes(60) + locator + end)
+    with pytest.raises(DataError, match="damaged archive"):
+        read_class_images([tmp_path / "a.zip"])
