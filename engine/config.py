@@ -111,6 +111,11 @@ class PretrainConfig:
 
     sources: list[str] = field(default_factory=lambda: ["data/pretrain"])
     """Folders, zips or tars of images by class."""
+    init: str | None = None
+    """Checkpoint of an earlier stage 0 to go on from; null: random weights."""
+    sizes: list[int] = field(default_factory=list)
+    """Sides of the canvas in the first phase, one after the other for equal numbers of passes; small ones are cheap.
+    Empty: data.size throughout."""
     tiles: int = 24
     """Passes over the images that teach backbone and neck to classify the tiles of mosaics."""
     mosaics: int = 6

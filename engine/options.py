@@ -199,8 +199,10 @@ def to_config(parser: Parser, parsed: Namespace) -> Config:
         least = int(key in AT_LEAST_ONE)
         if isinstance(parsed[key], (int, float)) and parsed[key] < least:
             raise UserError(f"{key} is {parsed[key]}: it must be at least {least}")
-    if config.data.size % 32:
-        raise UserError(f"data.size is {config.data.size}: it must be a multiple of 32, such as 320 or 512")
+    for side in (config.data.size, *config.pretrain.sizes):
+        if side < 32 or side % 32:
+            key = "data.size is" if side == config.data.size else "pretrain.sizes names"
+            raise UserError(f"{key} {side}: it must be a multiple of 32, such as 320 or 512")
     if len(set(config.order)) != len(config.order) or not config.order:
         raise UserError(f"order is {config.order}: name each stage once")
     try:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data.class_images import mini_names, read_class_images
 from data.mosaics import MEAN_TILES, Mosaic, MosaicDataset
 from engine.batches import Batch, EpochBatches, collate, stable_seed
-from engine.checkpoint import load, model_content, provenance, save
+from engine.checkpoint import load, load_weights, model_content, provenance, save
 from engine.config import Config, OptimConfig, to_dict
 from engine.device import pick_device, pick_precision
 from engine.errors import UserError
@@ -83,6 +83,8 @@ class Pretraining:
         set_seed(config.seed)
         classes = {"det": names, "seg": ("background", *names), "cls": names}
         self.model = OneHead(config.model, classes, config.data.size)
+        if config.pretrain.init and not unfinished:
+            load_weights(self.model, config.pretrain.init)
         self.criterion = Criterion(config.loss)
         self.phase, self.epoch, self.seconds = PHASES[0], 0, 0.0
         self.tracker = Tracker(folder, config.track, to_dict(config), unfinished["rows"] if unfinished else [])
@@ -148,11 +150,19 @@ class Pretraining:
         self.phase, self.epoch = PHASES[1], 0
         self.begin()
 
+    def side(self) -> int:
+        """Side of the canvas in this epoch."""
+        sizes = self.config.pretrain.sizes
+        if not sizes or self.phase == PHASES[-1]:
+            return self.config.data.size
+        return sizes[self.epoch * len(sizes) // self.epochs]
+
     def train_epoch(self) -> Row:
         """One pass over as many tiles as there are images; returns the row of figures."""
         start = time.monotonic()
         set_seed(stable_seed(self.config.seed, self.phase, self.epoch))
         self.mosaics.set_epoch(self.epoch)
+        self.mosaics.size = self.side()
         self.batches.epoch = self.epoch
         self.model.train()
         sums: dict[str, float] = {}
