@@ -16,6 +16,8 @@ class ContinualConfig:
     """Weight of the distance to all outputs of the previous stage's checkpoint, dense and layer by layer."""
     distill_features: float = 0.0
     """Weight of the relative squared distance to its feature maps; part of `distill`."""
+    hold: float = 0.0
+    """First stage: weight of the relative squared distance to the pretrained network's feature maps."""
     lwf: float = 0.0
     """Learning without Forgetting: weight of the distance to its final outputs alone."""
     lwf_sure: float = 0.5

@@ -4,27 +4,20 @@
     python -m engine.train --stage det --config configs/default.yaml --optim.lr 5e-4
     python -m engine.train --stage all --name mine --resume      # go on where a killed run stopped
 
-Where a stage's weights come from, the first that exists:
-    1. last.pt of this run, if it was interrupted (with --resume)
-    2. --init, for the first stage of the run
-    3. the previous stage's checkpoint of this run
-    4. the weights of stage 0, weights/<backbone>_stage0.pt
-    5. nothing: random weights, and it says so
+Where a stage's weights come from is told in engine/start.py.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from accelerate.utils import set_seed
 
-from engine.checkpoint import build_model, load, load_backbone, load_model, load_weights, stage0_path
+from engine.checkpoint import load
 from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config, to_dict
 from engine.device import keep_freed_memory
 from engine.errors import UserError, run_cli
@@ -35,8 +28,8 @@ from engine.plots import plot_forgetting
 from engine.pretrain import pretrain
 from engine.run import JOINT, Run
 from engine.stage import StageLoop
-from models.backbones.timm_features import TimmFeatures
-from models.onehead import ModelConfig, OneHead, count_parameters
+from engine.start import start_model
+from models.onehead import OneHead, count_parameters
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,53 +166,6 @@ def train_stage(run: Run, name: str, unfinished: dict[str, Any] | None) -> None:
     last = run.tracker.rows[-1]
     shown = ", ".join(f"{m} {last[m]:.3f}" for m in ("mIoU", "mAP", "AP50", "Top-1") if last.get(m) is not None)
     run.say(f"stage {name}: {last['seconds'] / 60:.1f} min, {shown}")
-
-
-def start_model(run: Run, name: str, unfinished: dict[str, Any] | None) -> tuple[OneHead, dict[str, Any]]:
-    """The model that a stage starts from and the remedies' state, by the precedence at the top of this file."""
-    config, before = run.config, run.previous(name)
-    if unfinished:
-        run.say(f"stage {name}: resumed after epoch {unfinished['epoch']}")
-        return build_model(unfinished, str(run.folder / "last.pt")), unfinished["remedies"]
-    if before:
-        path = run.folder / f"{before}.pt"
-        run.say(f"stage {name}: starts from {path}")
-        return load_model(path), load(path)["remedies"]
-    set_seed(config.seed)
-    model = OneHead(config.model, run.classes, config.data.size)
-    run.say(f"stage {name}: starts from {first_weights(model, config)}")
-    return model, {}
-
-
-def first_weights(model: OneHead, config: Config) -> str:
-    """Fill a new model as `init` says and return in words with what."""
-    if not config.init:
-        return "random weights (init is null)"
-    if config.init.split(":")[0] == IMAGENET:
-        return f"{load_imagenet(model, config.init.partition(':')[2])}; neck and head: random weights"
-    if config.init.startswith(BACKBONE_OF):
-        load_backbone(model, config.init.removeprefix(BACKBONE_OF))
-        return f"{config.init}; neck and head: random weights"
-    if config.init != STAGE0:
-        fresh = load_weights(model, config.init)
-        return f"{config.init}; new classes: {', '.join(fresh) or 'none'}"
-    path = stage0_path(config.model.backbone)
-    if path is None:
-        return f"random weights: there are none of stage 0 for {config.model.backbone} (see init in --help)"
-    if replace(ModelConfig(**load(path)["architecture"]), queries=config.model.queries) == config.model:
-        return f"{path}; new classes: {', '.join(load_weights(model, path)) or 'none'}"
-    load_backbone(model, path)
-    return f"{path}, backbone only: neck and head have another shape"
-
-
-def load_imagenet(model: OneHead, file: str) -> str:
-    """Give the backbone its public ImageNet weights and return where they are from. Raises UserError."""
-    if not isinstance(model.backbone, TimmFeatures):
-        raise UserError(f"--init {IMAGENET}: there are no public ImageNet weights for {model.config.backbone}")
-    try:
-        return model.backbone.load_imagenet(file or None)
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def print_table(summary: dict[str, Any], run: Run) -> None:

@@ -52,8 +52,6 @@ class LossConfig:
     """Additional runs of queries for one-to-many matching."""
     denoise: int = 1
     """Runs of denoising queries."""
-    regions: bool = False
-    """Seg, before any boxes were learnt: regions of the masks are objects to find."""
 
 
 class Criterion:

@@ -31,7 +31,8 @@ from engine.evaluate import Evaluator
 from engine.options import build_parser, to_config
 from engine.run import Run
 from engine.stage import StageLoop
-from engine.train import check_start, first_weights
+from engine.start import first_weights
+from engine.train import check_start
 from models.backbones.fast_scnn import depthwise_separable
 from models.boxes import to_xyxy
 from models.criterion import Criterion, LossConfig
@@ -167,7 +168,7 @@ def train(config: Config, task: str, resume: bool) -> dict[str, Any]:
     run.track([], to_dict(config))
     set_seed(config.seed)
     model = HEADS[task](config.model, run.classes, config.data.size, config.loss)
-    run.say(f"stage {task}: starts from {first_weights(model, config)}")
+    run.say(f"stage {task}: starts from {first_weights(model, config)[0]}")
     model.change_head()
     run.say(f"conventional head: {count_parameters(model.head) / 1e6:.2f} M of {count_parameters(model) / 1e6:.2f} M")
     ConventionalLoop(run, task, model, None).train()

@@ -30,7 +30,7 @@ from engine.config import STAGE0, Config
 from engine.errors import run_cli
 from engine.files import write_text
 from engine.metrics import SegmentationTally, confusion_matrix, predicted_mask
-from engine.train import first_weights
+from engine.start import first_weights
 from models.onehead import OneHead
 from models.targets import VOID
 
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = Config(init=None if args.init == "null" else args.init)
     set_seed(config.seed)
     model = OneHead(config.model, {task: s.classes for task, s in sets.items()}, args.size)
-    print(first_weights(model, config), file=sys.stderr)
+    print(first_weights(model, config)[0], file=sys.stderr)
     model.eval()
     features, labels = read(model, sets["cls"])
     pooled = features[:, features.shape[1] // 2 :, 0, 0]

@@ -12,7 +12,7 @@ import torch
 from engine.options import build_parser, to_config
 from engine.run import Run
 from engine.stage import StageLoop
-from engine.train import start_model
+from engine.start import start_model
 
 
 def save_first_gradient(stage: str, out: str, arguments: list[str]) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+from engine.batches import Batch
 from engine.checkpoint import FORMAT, load, load_backbone, load_model, load_weights, stage0_path
 from engine.config import Config
 from engine.errors import UserError
@@ -96,6 +98,39 @@ def test_an_interrupted_run_is_not_overwritten(images: Path, tmp_path: Path, mon
     with pytest.raises(ValueError, match="add --resume"):
         run(images, tmp_path)
     assert (tmp_path / "p" / "last.pt").is_file()
+
+
+def test_a_second_round_goes_on_from_the_first_on_canvases_of_its_own(
+    images: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = []
+    whole = Pretraining.step
+
+    def watch(self: Pretraining, batch: Batch, slots: Tensor, number: int) -> dict[str, float]:
+        sides.append((self.phase, self.epoch, batch[0].shape[-1]))
+        return whole(self, batch, slots, number)
+
+    monkeypatch.setattr(Pretraining, "step", watch)
+    more = ["--pretrain.init", str(finished / "pretrain.pt"), "--pretrain.sizes", "[32, 64]"]
+    assert run(images, tmp_path, *more) == 0
+    sizes = {
+        ("tiles", 0): 32,
+        ("tiles", 1): 32,
+        ("tiles", 2): 64,
+        ("tiles", 3): 64,
+        ("mosaics", 0): 96,
+        ("mosaics", 1): 96,
+    }
+    assert set(sides) == {(*key, side) for key, side in sizes.items()}
+    first, second = (
+        json.loads((runs / "p" / "metrics.jsonl").read_text().splitlines()[0]) for runs in (finished.parent, tmp_path)
+    )
+    assert second["loss"] < first["loss"]
+
+
+def test_a_canvas_of_another_side_is_refused(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"pretrain.sizes names 50: it must be a multiple of 32"):
+        run(images, tmp_path, "--pretrain.sizes", "[64, 50]")
 
 
 def test_later_stages_start_from_it_but_for_the_class_rows(finished: Path) -> None:

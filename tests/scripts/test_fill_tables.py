@@ -71,3 +71,22 @@ def test_a_table_without_records_or_name_is_refused(tmp_path: Path) -> None:
 
 def test_the_pages_of_the_repository_are_those_of_its_records() -> None:
     assert main(["--check"]) == 0
+
+
+def test_speed_is_shown_beside_the_rivals(tmp_path: Path) -> None:
+    record = {f"parameters_{part}": 1_000_000 for part in ("backbone", "neck", "head")}
+    record |= {f"{name}_ms_median": 10.0 for name in ("lraspp", "ssdlite", "mobilenet")}
+    record |= {
+        f"{name}_ms_{kind}": value for name in ("latency", "exported") for kind, value in (("median", 12), ("p95", 15))
+    }
+    record |= {
+        f"train_{stage}_ms_per_image_median": 40.0 + i for i, stage in enumerate(("seg", "det", "cls", "lraspp"))
+    }
+    record |= {"parameters": 3_000_000, "size": 512, "threads": 2, "gflops": 2.0, "latency_ratio": 0.4}
+    record |= {"exported_ratio": 0.3, "inference_peak_mib": 5.0, "training_peak_mib": 7.0}
+    (tmp_path / "benchmark.json").write_text(json.dumps({**record, "precision": "bf16", "commit": "abc"}))
+    filled = fill("<!-- table benchmark -->\n<!-- end -->\n", tmp_path)
+    assert "| what | 512 x 512, 2 threads, bf16 |" in filled
+    assert "1.00 M, 1.00 M, 1.00 M, 3.00 M" in filled
+    assert "| LR-ASPP + SSDLite320 + MobileNetV3-Small | 30.0 ms |" in filled
+    assert "| 40, 41, 42; 43 ms |" in filled

@@ -1,0 +1,79 @@
+"""What a stage starts from. The first that exists:
+
+1. last.pt of this run, if it was interrupted (with --resume)
+2. --init, for the first stage of the run
+3. the previous stage's checkpoint of this run
+4. the weights of stage 0, weights/<backbone>_stage0.pt
+5. nothing: random weights, and it says so
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import set_seed
+
+from engine.checkpoint import build_model, load, load_backbone, load_model, load_weights, stage0_path
+from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config
+from engine.errors import UserError
+from models.backbones.timm_features import TimmFeatures
+from models.onehead import ModelConfig, OneHead
+
+if TYPE_CHECKING:
+    from engine.run import Run
+
+
+def start_model(run: Run, name: str, unfinished: dict[str, Any] | None) -> tuple[OneHead, dict[str, Any]]:
+    """The model that a stage starts from and the remedies' state, by the precedence at the top of this file."""
+    config, before = run.config, run.previous(name)
+    if unfinished:
+        run.say(f"stage {name}: resumed after epoch {unfinished['epoch']}")
+        return build_model(unfinished, str(run.folder / "last.pt")), unfinished["remedies"]
+    if before:
+        path = run.folder / f"{before}.pt"
+        run.say(f"stage {name}: starts from {path}")
+        return load_model(path), load(path)["remedies"]
+    model, words, _ = first_model(config, run.classes)
+    run.say(f"stage {name}: starts from {words}")
+    return model, {}
+
+
+def first_model(config: Config, classes: Mapping[str, Sequence[str]]) -> tuple[OneHead, str, bool]:
+    """The network that a run begins with, in words where its weights are from, and whether all of it is pretrained."""
+    set_seed(config.seed)
+    model = OneHead(config.model, classes, config.data.size)
+    words, whole = first_weights(model, config)
+    return model, words, whole
+
+
+def first_weights(model: OneHead, config: Config) -> tuple[str, bool]:
+    """Fill a new model as `init` says; returns in words with what, and whether neck and head are filled as well."""
+    if not config.init:
+        return "random weights (init is null)", False
+    if config.init.split(":")[0] == IMAGENET:
+        return f"{load_imagenet(model, config.init.partition(':')[2])}; neck and head: random weights", False
+    if config.init.startswith(BACKBONE_OF):
+        load_backbone(model, config.init.removeprefix(BACKBONE_OF))
+        return f"{config.init}; neck and head: random weights", False
+    if config.init != STAGE0:
+        fresh = load_weights(model, config.init)
+        return f"{config.init}; new classes: {', '.join(fresh) or 'none'}", True
+    path = stage0_path(config.model.backbone)
+    if path is None:
+        return f"random weights: there are none of stage 0 for {config.model.backbone} (see init in --help)", False
+    if replace(ModelConfig(**load(path)["architecture"]), queries=config.model.queries) == config.model:
+        return f"{path}; new classes: {', '.join(load_weights(model, path)) or 'none'}", True
+    load_backbone(model, path)
+    return f"{path}, backbone only: neck and head have another shape", False
+
+
+def load_imagenet(model: OneHead, file: str) -> str:
+    """Give the backbone its public ImageNet weights and return where they are from. Raises UserError."""
+    if not isinstance(model.backbone, TimmFeatures):
+        raise UserError(f"--init {IMAGENET}: there are no public ImageNet weights for {model.config.backbone}")
+    try:
+        return model.backbone.load_imagenet(file or None)
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,90 @@
+"""Draw the figures of README.md and report.md into docs/figures from the records in results/.
+
+python -m scripts.make_figures            # --check: write nothing, fail where a figure is of other records
+
+Every picture carries a digest of the records it was drawn from, so text, figures and records cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from engine.errors import UserError, run_cli
+from engine.plots import plot_forgetting, plot_pretraining
+from scripts.architecture import draw_architecture
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "figures"
+
+
+def stage0(record: dict[str, Any], path: Path) -> None:
+    """Curves of stage 0."""
+    plot_pretraining(record["passes"], path)
+
+
+def forgetting(record: dict[str, Any], path: Path) -> None:
+    """Forgetting curves of one chain."""
+    plot_forgetting(record["rows"], path)
+
+
+def architecture(record: dict[str, Any], path: Path) -> None:
+    """The network, with its parameters by part."""
+    draw_architecture({part: record[f"parameters_{part}"] for part in ("backbone", "neck", "head")}, path)
+
+
+FIGURES: dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]] = {
+    "stage0": ("stage0.json", stage0),
+    "forgetting": ("search-chain/mosaic-384.json", forgetting),
+    "architecture": ("benchmark.json", architecture),
+}
+"""Name, the record in results/, and how it is drawn."""
+
+
+def digest(record: Path) -> str:
+    """Of a record's content."""
+    return hashlib.sha256(record.read_bytes()).hexdigest()
+
+
+def drawn_from(picture: Path) -> str:
+    """Digest of the record that a picture was drawn from, empty if it says nothing."""
+    with Image.open(picture) as image:
+        return str(image.info.get("record", ""))
+
+
+def make(name: str, results: Path, folder: Path) -> None:
+    """Draw one figure and write the digest of its record into it."""
+    record, draw = results / FIGURES[name][0], FIGURES[name][1]
+    path = folder / f"{name}.png"
+    folder.mkdir(parents=True, exist_ok=True)
+    draw(json.loads(record.read_text(encoding="utf-8")), path)
+    with Image.open(path) as image:
+        image.load()
+    info = PngInfo()
+    info.add_text("record", digest(record))
+    image.convert("RGB").quantize(64).save(path, pnginfo=info, optimize=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw all figures, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say whether a figure is out of date")
+    args = parser.parse_args(argv)
+    for name, (record, _) in FIGURES.items():
+        if not args.check:
+            make(name, ROOT / "results", FOLDER)
+        elif drawn_from(FOLDER / f"{name}.png") != digest(ROOT / "results" / record):
+            raise UserError(f"docs/figures/{name}.png is of other records: run python -m scripts.make_figures")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
