@@ -13,40 +13,50 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from engine.errors import UserError, run_cli
 from engine.plots import plot_forgetting, plot_pretraining
+from engine.predict import draw, load_model, predict
 from scripts.architecture import draw_architecture
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "figures"
 
 
-def stage0(record: dict[str, Any], path: Path) -> None:
+def stage0(record: Path, path: Path) -> None:
     """Curves of stage 0."""
-    plot_pretraining(record["passes"], path)
+    plot_pretraining(json.loads(record.read_text())["passes"], path)
 
 
-def forgetting(record: dict[str, Any], path: Path) -> None:
+def forgetting(record: Path, path: Path) -> None:
     """Forgetting curves of one chain."""
-    plot_forgetting(record["rows"], path)
+    plot_forgetting(json.loads(record.read_text())["rows"], path)
 
 
-def architecture(record: dict[str, Any], path: Path) -> None:
+def architecture(record: Path, path: Path) -> None:
     """The network, with its parameters by part."""
-    draw_architecture({part: record[f"parameters_{part}"] for part in ("backbone", "neck", "head")}, path)
+    counts = json.loads(record.read_text())
+    draw_architecture({part: counts[f"parameters_{part}"] for part in ("backbone", "neck", "head")}, path)
 
 
-FIGURES: dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]] = {
-    "stage0": ("stage0.json", stage0),
-    "forgetting": ("search-chain/mosaic-384.json", forgetting),
-    "architecture": ("benchmark.json", architecture),
+def prediction(weights: Path, path: Path) -> None:
+    """What the final model sees in a portrait in the public domain that comes with matplotlib."""
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        picture = image.convert("RGB")
+    draw(picture, predict(load_model(weights), picture)).save(path)
+
+
+FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
+    "stage0": ("results/stage0.json", stage0),
+    "forgetting": ("results/search-chain/mosaic-384.json", forgetting),
+    "architecture": ("results/benchmark.json", architecture),
+    "prediction": ("weights/onehead.pt", prediction),
 }
-"""Name, the record in results/, and how it is drawn."""
+"""Name, the record that it shows, and how it is drawn."""
 
 
 def digest(record: Path) -> str:
@@ -60,17 +70,16 @@ def drawn_from(picture: Path) -> str:
         return str(image.info.get("record", ""))
 
 
-def make(name: str, results: Path, folder: Path) -> None:
-    """Draw one figure and write the digest of its record into it."""
-    record, draw = results / FIGURES[name][0], FIGURES[name][1]
-    path = folder / f"{name}.png"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(json.loads(record.read_text(encoding="utf-8")), path)
+def make(name: str, root: Path, path: Path) -> None:
+    """Draw one figure of the repository at `root` and write the digest of its record into it."""
+    record, draw_figure = root / FIGURES[name][0], FIGURES[name][1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_figure(record, path)
     with Image.open(path) as image:
         image.load()
     info = PngInfo()
     info.add_text("record", digest(record))
-    image.convert("RGB").quantize(64).save(path, pnginfo=info, optimize=True)
+    image.convert("RGB").quantize(256).save(path, pnginfo=info, optimize=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     for name, (record, _) in FIGURES.items():
         if not args.check:
-            make(name, ROOT / "results", FOLDER)
-        elif drawn_from(FOLDER / f"{name}.png") != digest(ROOT / "results" / record):
+            make(name, ROOT, FOLDER / f"{name}.png")
+        elif drawn_from(FOLDER / f"{name}.png") != digest(ROOT / record):
             raise UserError(f"docs/figures/{name}.png is of other records: run python -m scripts.make_figures")
     return 0
 

@@ -13,10 +13,12 @@ from scripts.make_figures import FIGURES, digest, drawn_from, main, make
 
 def test_a_figure_knows_the_record_it_was_drawn_from(tmp_path: Path) -> None:
     counts = {"parameters_backbone": 1_234_567, "parameters_neck": 100_000, "parameters_head": 900_000}
-    (tmp_path / "benchmark.json").write_text(json.dumps(counts))
-    make("architecture", tmp_path, tmp_path)
+    record = tmp_path / "results" / "benchmark.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps(counts))
     picture = tmp_path / "architecture.png"
-    assert drawn_from(picture) == digest(tmp_path / "benchmark.json")
+    make("architecture", tmp_path, picture)
+    assert drawn_from(picture) == digest(record)
     with Image.open(picture) as image:
         assert image.width > 2 * image.height > 600
     assert picture.stat().st_size < 100_000
@@ -33,8 +35,8 @@ def test_the_figures_of_this_repository_show_its_records() -> None:
 
 def test_another_record_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for record, _ in FIGURES.values():
-        (tmp_path / "results" / record).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "results" / record).write_text("{}")
+        (tmp_path / record).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / record).write_text("{}")
     monkeypatch.setattr(make_figures, "ROOT", tmp_path)
     with pytest.raises(UserError, match="is of other records"):
         main(["--check"])
