@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make quickstart   install, draw small synthetic sets, train all three stages, evaluate (6 minutes on 2 CPU cores)"
-	@echo "make test         install, lint, types, tests (3 minutes)"
+	@echo "make test         install, lint, types, tests (5 minutes)"
 	@echo "make test-all     the same with the longer proofs"
 	@echo "make audit        look the pinned packages up among known vulnerabilities"
 	@echo "make install      only .venv; PYTHON=python3.12 chooses another interpreter"

@@ -19,6 +19,7 @@ import yaml
 from data.types import TASKS
 from engine.errors import UserError
 from engine.files import write_text
+from engine.metrics import HEADLINE
 
 KEPT = ("machine", "device", "dtype", "commit", "torch", "minutes", "minutes_by_stage", "peak_memory_mib")
 """What a result takes over from the run's summary."""
@@ -31,7 +32,8 @@ class Grid:
     """Variants x seeds x stages.
 
     name: folder of results and prefix of run folders; stages: what is trained, each from the start: one task alone, or
-    "all" in order; config: file of `engine.train`; settings: of every cell; variants: further settings by name.
+    "all" in order; config: file of `engine.train`; settings: of every cell; variants: further settings by name;
+    program: what trains a cell, `engine.train` or one with its command line.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Grid:
     seeds: list[int]
     variants: dict[str, Settings]
     settings: Settings = field(default_factory=dict)
+    program: str = "engine.train"
 
     def run(self, cell: Cell) -> str:
         """Name of a cell's run folder."""
@@ -110,8 +113,8 @@ def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any
             raise UserError(f"{target} is the result of {found['settings']}, not of {settings}: rename one of the two")
         return found
     words = [*what, *where, *to_options(cell.settings)]
-    print(" ".join(["python -m engine.train", *words]), flush=True)
-    if train_apart(words):
+    print(" ".join([f"python -m {grid.program}", *words]), flush=True)
+    if train_apart(grid.program, words):
         raise UserError(f"the training of {run} failed, see above; run the same command again to go on from here")
     summary = json.loads((runs / run / "summary.json").read_text())
     result = {
@@ -119,7 +122,7 @@ def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any
         "stage": cell.stage,
         "seed": cell.seed,
         "settings": settings,
-        "command": " ".join(["python -m engine.train", *what, *to_options(settings)]),
+        "command": " ".join([f"python -m {grid.program}", *what, *to_options(settings)]),
         **{k: summary[k] for k in KEPT},
         "rows": stage_ends(runs / run / "metrics.jsonl"),
     }
@@ -127,13 +130,13 @@ def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any
     return result
 
 
-def train_apart(words: Sequence[str]) -> int:
-    """Run engine.train in a process of its own; returns its exit code."""
-    return subprocess.run([sys.executable, "-m", "engine.train", *words], check=False).returncode
+def train_apart(program: str, words: Sequence[str]) -> int:
+    """Run a training in a process of its own; returns its exit code."""
+    return subprocess.run([sys.executable, "-m", program, *words], check=False).returncode
 
 
 def stage_ends(path: Path) -> list[dict[str, Any]]:
     """The evaluations at the end of each stage of a run."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    last = {row["stage"]: row for row in rows if "mIoU" in row}
+    last = {row["stage"]: row for row in rows if set(HEADLINE.values()) & row.keys()}
     return [{k: v for k, v in row.items() if k not in ("lr", "losses")} for row in last.values()]

@@ -2,9 +2,9 @@
 
     python -m engine.compare configs/compare.yaml --data.root data
 
-First each task is trained alone, without remedies, for every seed; a chain takes over its first stage from there. Then
-every variant. Results are small files in results/<grid's name>/; what is there already is not trained again. The table
-and the plot are made from these files alone.
+First each task is trained alone, without remedies, for every seed; a chain takes over its first stage from there if it
+would train it the same way. Then every variant. Results are small files in results/<grid's name>/; what is there
+already is not trained again. The table and the plot are made from these files alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from data.types import TASKS, Task
 from engine.bootstrap import paired_drop
-from engine.cells import Cell, Grid, given_settings, read_grid, run_cell
+from engine.cells import Cell, Grid, given_settings, read_grid, run_cell, to_options
 from engine.checkpoint import load, load_model
 from engine.errors import UserError, run_cli
 from engine.evaluate import Evaluation, Evaluator
@@ -31,7 +31,7 @@ from engine.plots import plot_comparison
 from engine.run import JOINT, read_sets
 from engine.tables import comparison_table
 
-OFF = {"continual.distill": 0, "continual.replay": 0}
+OFF = {"continual.distill": 0, "continual.replay": 0, "continual.hold": 0}
 """What takes the remedies that are on by default out of a baseline."""
 BASE = "single-task"
 
@@ -85,7 +85,8 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
     folder = runs / grid.run(cell)
     order: list[Task] = list(cell.settings.get("order", TASKS))
     bases = {task: runs / grid.run(Cell(BASE, task, cell.seed, {})) / f"{task}.pt" for task in TASKS}
-    if cell.stage == "all" and not target.exists() and not (folder / f"{order[0]}.pt").exists():
+    fresh = not target.exists() and not (folder / f"{order[0]}.pt").exists()
+    if fresh and cell.stage == "all" and not holds(grid, cell):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bases[order[0]], folder / f"{order[0]}.pt")
     result = run_cell(grid, cell, results, runs)
@@ -95,6 +96,14 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
         if cell.stage != JOINT:
             result["own_drops"] = drops({task: folder / f"{task}.pt" for task in order}, last, order)
         write_text(target, json.dumps(result, indent=1) + "\n")
+
+
+def holds(grid: Grid, cell: Cell) -> bool:
+    """Whether a chain's first stage holds on to stage 0, which a baseline does not."""
+    parser = build_parser("", "")
+    settings = {k: v for k, v in cell.settings.items() if k != "stage"}
+    parsed = parser.parse_args(["--config", grid.config, *to_options(settings)])
+    return to_config(parser, parsed).continual.hold > 0
 
 
 def drops(bases: dict[Task, Path], last: Path, order: Sequence[Task]) -> dict[str, Any]:

@@ -109,7 +109,9 @@ class TrackConfig:
 class PretrainConfig:
     """Stage 0: weights from images sorted by class."""
 
-    sources: list[str] = field(default_factory=lambda: ["data/pretrain"])
+    sources: list[str] = field(
+        default_factory=lambda: ["data/pretrain/tiny-imagenet-200.zip", "data/pretrain/imagenette2-160.tgz"]
+    )
     """Folders, zips or tars of images by class."""
     init: str | None = None
     """Checkpoint of an earlier stage 0 to go on from; null: random weights."""

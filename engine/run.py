@@ -188,7 +188,7 @@ class Run:
 
     def write_summary(self) -> dict[str, Any]:
         """Write summary.json: every task's value right after its own stage, at the end, and the drops."""
-        rows = [r for r in self.tracker.rows if "mIoU" in r]
+        rows = [r for r in self.tracker.rows if set(HEADLINE.values()) & r.keys()]
         content = {
             "order": list(self.config.order),
             "seed": self.config.seed,

@@ -5,7 +5,7 @@ python -m scripts.baselines --stage det --config configs/fast.yaml --data.root d
 Same images, start, budget, optimiser, augmentation, averaging and scores as `engine.train`; only head and loss differ.
 seg: Fast-SCNN's own classifier (arXiv 1902.04502, table 1) on the stride-8 map; det: FCOS (arXiv 1904.01355) of
 torchvision on all three maps, its own loss and non-maximum suppression; cls: a linear layer on the mean of all maps.
-The run's last row of metrics.jsonl holds the scores.
+The run's last row of metrics.jsonl holds the scores; configs/conventional.yaml trains all three for several seeds.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -28,6 +30,7 @@ from engine.config import Config, to_dict
 from engine.device import keep_freed_memory
 from engine.errors import run_cli
 from engine.evaluate import Evaluator
+from engine.files import alone, write_text
 from engine.options import build_parser, to_config
 from engine.run import Run
 from engine.stage import StageLoop
@@ -158,12 +161,21 @@ class ConventionalLoop(StageLoop):
             return self.model.losses(step.images, step.targets)
 
 
-def train(config: Config, task: str, resume: bool) -> dict[str, Any]:
-    """Train the conventional head of one task; returns the last row of figures."""
-    alone = ContinualConfig(config.continual.freeze_statistics, distill=0.0)
-    config = replace(config, order=[task], continual=alone)  # type: ignore[list-item]
+def train(config: Config, task: str, resume: bool) -> None:
+    """Train the conventional head of one task, unless that is done. Raises UserError and DataError."""
+    folder = Path(config.runs) / config.name
+    with alone(folder):
+        done = [task] if (folder / f"{task}.pt").is_file() else []
+        check_start(config, folder, [task], done, None, resume)
+        if not done:
+            train_in(folder, config, task)
+
+
+def train_in(folder: Path, config: Config, task: str) -> None:
+    """Train it in a folder that no other run works in; a baseline that was interrupted begins again."""
+    remedies_off = ContinualConfig(config.continual.freeze_statistics, distill=0.0)
+    config = replace(config, order=[task], continual=remedies_off)  # type: ignore[list-item]
     run = Run(config)
-    check_start(config, run.folder, [task], [], None, resume)
     run.evaluator = Evaluator({task: run.evaluator.task_sets[task]}, config.data.size)  # type: ignore[index, dict-item]
     run.track([], to_dict(config))
     set_seed(config.seed)
@@ -171,19 +183,20 @@ def train(config: Config, task: str, resume: bool) -> dict[str, Any]:
     run.say(f"stage {task}: starts from {first_weights(model, config)[0]}")
     model.change_head()
     run.say(f"conventional head: {count_parameters(model.head) / 1e6:.2f} M of {count_parameters(model) / 1e6:.2f} M")
+    write_text(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     ConventionalLoop(run, task, model, None).train()
-    last: dict[str, Any] = run.tracker.rows[-1]
-    return last
+    run.write_summary()
+    print({k: v for k, v in run.tracker.rows[-1].items() if k not in ("losses", "lr")})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and train."""
     parser = build_parser("python -m scripts.baselines", __doc__.split("\n")[0])
     parser.add_argument("--stage", choices=list(HEADS), required=True, help="the task to train alone")
+    parser.add_argument("--resume", action="store_true", help="leave a baseline that is done as it is")
     parsed = parser.parse_args(argv)
     keep_freed_memory()
-    row = train(to_config(parser, parsed), parsed.stage, False)
-    print({k: v for k, v in row.items() if k not in ("losses", "lr")})
+    train(to_config(parser, parsed), parsed.stage, parsed.resume)
     return 0
 
 

@@ -24,6 +24,15 @@ BLOCK = re.compile(r"(<!-- table (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 METRICS = {"seg": ("mIoU",), "det": ("AP50", "mAP"), "cls": ("Top-1",)}
 
 PARTS = ("backbone", "neck", "head")
+SHOWN = ("mIoU", "mAP", "AP50", "Top-1")
+OWN = {"mIoU": "seg", "mAP": "det", "AP50": "det", "Top-1": "cls"}
+RUNS = {
+    "quickstart.json": "drawn sets, `make quickstart`",
+    "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
+    "search-chain/mosaic-384.json": "real sets from stage 0, `configs/default.yaml`",
+    "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
+}
+"""What the README names of single runs."""
 
 Result = dict[str, Any]
 
@@ -75,7 +84,7 @@ def chains(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
         after = {row["stage"]: row for row in result["rows"]}
-        end = after[result["order"][-1]]
+        end = result["rows"][-1]
         values = [f"{after[stage][metric]:.3f}, {end[metric]:.3f}" for metric, stage in names.items()]
         rows.append([path.stem, *values, f"{result['minutes']:.1f}", result["commit"]])
     return "\n".join(markdown(rows))
@@ -114,6 +123,20 @@ def milliseconds(result: Result, what: str) -> str:
     return f"{result[f'{what}_ms_median']:.1f} ({result[f'{what}_ms_p95']:.1f}) ms"
 
 
+def runs(results: Path) -> str:
+    """Single runs worth naming: all metrics at the end, and right after each task's own stage where they are chains."""
+    rows = [["run", "mIoU", "mAP", "AP50", "Top-1", "minutes", "commit"]]
+    for file, name in RUNS.items():
+        r = json.loads((results / file).read_text())
+        ends = r.get("rows") or r.get("evaluations") or [r]
+        link = f"[{name}](results/{file})"
+        rows.append([link, *(f"{ends[-1][m]:.3f}" for m in SHOWN), f"{r['minutes']:.1f}", r["commit"]])
+        if len(ends) > 1:
+            own = [[e[m] for e in ends if e["stage"] == stage][-1] for m, stage in OWN.items()]
+            rows.append(["- each task right after its own stage", *(f"{v:.3f}" for v in own), "", ""])
+    return "\n".join(markdown(rows))
+
+
 def settings(result: Result) -> str:
     """What a cell changes, in short; that it was scored on held-back training images is said above the table."""
     own = {k: v for k, v in result["settings"].items() if k != "data.holdout"}
@@ -133,6 +156,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-cls": search,
     "search-chain": chains,
     "benchmark": speed,
+    "runs": lambda path: runs(path.parent),
 }
 """Tables by the folder of results that they show."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "colab.ipynb"
+README = ROOT / "README.md"
 
 
 def test_the_notebook_is_short_and_valid() -> None:
@@ -20,6 +22,9 @@ def test_the_notebook_is_short_and_valid() -> None:
     assert len(notebook.cells) < 20
     text = NOTEBOOK.read_text()
     assert "torch==" not in text
+    clone = re.search(r"https://github.com/([\w.-]+/[\w.-]+)", notebook.cells[1].source)
+    assert clone is not None
+    assert all(f"/github/{clone[1]}/blob/main/colab.ipynb" in t for t in (text, README.read_text()))
     for cell in notebook.cells:
         for word in cell.source.split():
             if word.startswith("configs/") and word.endswith(".yaml"):
@@ -39,4 +44,4 @@ def test_the_notebook_runs_in_a_fresh_clone(tmp_path: Path, monkeypatch: pytest.
     scores = next(json.loads(line) for line in reversed(printed.splitlines()) if line.startswith('{"mAP"'))
     assert {"mAP", "AP50", "mIoU", "Top-1"} <= scores.keys()
     pictures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert len(pictures) >= 4  # predictions and the curves
+    assert len(pictures) >= 7  # predictions and the curves

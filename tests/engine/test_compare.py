@@ -37,7 +37,7 @@ def compared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     }
     (root / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.cells.train_apart", train)  # in this process: imports take longer
+        patch.setattr("engine.cells.train_apart", lambda _, words: train(words))  # in this process: imports take longer
         assert main([str(root / "grid.yaml"), "--results", str(root / "results"), "--runs", str(root / "runs")]) == 0
     return root / "grid.yaml", root / "results"
 

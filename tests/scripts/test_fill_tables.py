@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
+from scripts import fill_tables
 from scripts.fill_tables import fill, main
 
 
@@ -57,7 +58,7 @@ def test_chains_show_what_each_task_had_and_has(tmp_path: Path) -> None:
         {"stage": "det", "mIoU": 0.15, "AP50": 0.1, "mAP": 0.05, "Top-1": 0.1},
         {"stage": "cls", "mIoU": 0.18, "AP50": 0.12, "mAP": 0.04, "Top-1": 0.8},
     ]
-    write(tmp_path / "search-chain", {"order": ["seg", "det", "cls"], "rows": rows, "minutes": 20, "commit": "abc"})
+    write(tmp_path / "search-chain", {"rows": rows, "minutes": 20, "commit": "abc"})
     filled = fill("<!-- table search-chain -->\n<!-- end -->\n", tmp_path)
     assert "| 0 | 0.200, 0.180 | 0.100, 0.120 | 0.050, 0.040 | 0.800, 0.800 | 20.0 | abc |" in filled
 
@@ -90,3 +91,21 @@ def test_speed_is_shown_beside_the_rivals(tmp_path: Path) -> None:
     assert "1.00 M, 1.00 M, 1.00 M, 3.00 M" in filled
     assert "| LR-ASPP + SSDLite320 + MobileNetV3-Small | 30.0 ms |" in filled
     assert "| 40, 41, 42; 43 ms |" in filled
+
+
+def test_single_runs_show_the_end_and_each_task_after_its_own_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill_tables, "RUNS", {"a.json": "the chain", "b.json": "the test"})
+    first = {"stage": "seg", "mIoU": 0.2, "mAP": 0.0, "AP50": 0.0, "Top-1": 0.1}
+    rows = [
+        first,
+        {**first, "stage": "det", "mAP": 0.3, "AP50": 0.4},
+        {**first, "stage": "cls", "mIoU": 0.1, "Top-1": 0.8},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"rows": rows, "minutes": 3, "commit": "abc"}))
+    (tmp_path / "b.json").write_text(json.dumps({**first, "minutes": 1, "commit": "def"}))
+    filled = fill("<!-- table runs -->\n<!-- end -->\n", tmp_path)
+    assert "| [the chain](results/a.json) | 0.100 | 0.000 | 0.000 | 0.800 | 3.0 | abc |" in filled
+    assert "| - each task right after its own stage | 0.200 | 0.300 | 0.400 | 0.800 |  |  |" in filled
+    assert "| [the test](results/b.json) | 0.200 | 0.000 | 0.000 | 0.100 | 1.0 | def |" in filled
