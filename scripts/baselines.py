@@ -163,6 +163,8 @@ class ConventionalLoop(StageLoop):
 
 def train(config: Config, task: str, resume: bool) -> None:
     """Train the conventional head of one task, unless that is done. Raises UserError and DataError."""
+    remedies_off = ContinualConfig(config.continual.freeze_statistics, distill=0.0)
+    config = replace(config, order=[task], continual=remedies_off)  # type: ignore[list-item]
     folder = Path(config.runs) / config.name
     with alone(folder):
         done = [task] if (folder / f"{task}.pt").is_file() else []
@@ -173,8 +175,6 @@ def train(config: Config, task: str, resume: bool) -> None:
 
 def train_in(folder: Path, config: Config, task: str) -> None:
     """Train it in a folder that no other run works in; a baseline that was interrupted begins again."""
-    remedies_off = ContinualConfig(config.continual.freeze_statistics, distill=0.0)
-    config = replace(config, order=[task], continual=remedies_off)  # type: ignore[list-item]
     run = Run(config)
     run.evaluator = Evaluator({task: run.evaluator.task_sets[task]}, config.data.size)  # type: ignore[index, dict-item]
     run.track([], to_dict(config))

@@ -10,6 +10,7 @@ import torch
 
 from data.catalog import load_set
 from data.types import Record, TaskSet
+from engine.errors import UserError
 from engine.metrics import Detections, DetectionTally
 from engine.train import main as train
 from models.criterion import LossConfig
@@ -68,6 +69,18 @@ def test_a_baseline_trains_and_is_scored(task: str, drawn: Path, tmp_path: Path)
     assert rows[-1]["loss"] < rows[0]["loss"]
     others = set(METRIC.values()) - {METRIC[task]}
     assert not others & set(rows[-1])
+    summary = json.loads((tmp_path / "base" / "summary.json").read_text())
+    assert summary["tasks"][task]["final"] == rows[-1][METRIC[task]]
+
+
+def test_a_baseline_that_is_done_is_left_alone(drawn: Path, tmp_path: Path) -> None:  # noqa: F811
+    where = ["--data.root", str(drawn), "--runs", str(tmp_path), "--name", "base", "--stage", "cls"]
+    assert main([*TINY, *where]) == 0
+    before = (tmp_path / "base" / "cls.pt").read_bytes()
+    with pytest.raises(UserError, match="already holds finished stages"):
+        main([*TINY, *where])
+    assert main([*TINY, *where, "--resume"]) == 0
+    assert (tmp_path / "base" / "cls.pt").read_bytes() == before
 
 
 # --- scripts/diagnose_detection.py ---
