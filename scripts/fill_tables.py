@@ -154,6 +154,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-det": search,
     "search-seg": search,
     "search-cls": search,
+    "search-hold": search,
     "search-chain": chains,
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),
