@@ -155,6 +155,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-seg": search,
     "search-cls": search,
     "search-hold": search,
+    "search-plain-end": search,
     "search-chain": chains,
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),
