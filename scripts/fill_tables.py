@@ -25,11 +25,12 @@ METRICS = {"seg": ("mIoU",), "det": ("AP50", "mAP"), "cls": ("Top-1",)}
 
 PARTS = ("backbone", "neck", "head")
 SHOWN = ("mIoU", "mAP", "AP50", "Top-1")
-OWN = {"mIoU": "seg", "mAP": "det", "AP50": "det", "Top-1": "cls"}
+OWN = {metric: stage for stage, metrics in METRICS.items() for metric in metrics}
+"""Stage that teaches each metric."""
 RUNS = {
     "quickstart.json": "drawn sets, `make quickstart`",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
-    "search-chain/mosaic-384.json": "real sets from stage 0, `configs/default.yaml`",
+    "search-chain/mosaic-384.json": "real sets from round 1 of stage 0, settings of `configs/default.yaml`",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""
@@ -79,13 +80,12 @@ def search(folder: Path) -> str:
 
 def chains(folder: Path) -> str:
     """One row a chain of stages: every metric right after its own stage and at the end, minutes, commit."""
-    names = {metric: stage for stage, metrics in METRICS.items() for metric in metrics}
-    rows = [["chain", *(f"{metric}: own stage, end" for metric in names), "minutes", "commit"]]
+    rows = [["chain", *(f"{metric}: own stage, end" for metric in OWN), "minutes", "commit"]]
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
         after = {row["stage"]: row for row in result["rows"]}
         end = result["rows"][-1]
-        values = [f"{after[stage][metric]:.3f}, {end[metric]:.3f}" for metric, stage in names.items()]
+        values = [f"{after[stage][metric]:.3f}, {end[metric]:.3f}" for metric, stage in OWN.items()]
         rows.append([path.stem, *values, f"{result['minutes']:.1f}", result["commit"]])
     return "\n".join(markdown(rows))
 
@@ -132,7 +132,7 @@ def runs(results: Path) -> str:
         link = f"[{name}](results/{file})"
         rows.append([link, *(f"{ends[-1][m]:.3f}" for m in SHOWN), f"{r['minutes']:.1f}", r["commit"]])
         if len(ends) > 1:
-            own = [[e[m] for e in ends if e["stage"] == stage][-1] for m, stage in OWN.items()]
+            own = [[e[m] for e in ends if e["stage"] == OWN[m]][-1] for m in SHOWN]
             rows.append(["- each task right after its own stage", *(f"{v:.3f}" for v in own), "", ""])
     return "\n".join(markdown(rows))
 
