@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from engine.cells import read_grid
-from engine.compare import cells, chosen, main
+from engine.compare import cells, chosen, holds, main
 from engine.errors import UserError
 from engine.metrics import HEADLINE
 from engine.tables import comparison_table
@@ -46,6 +46,14 @@ def test_baselines_come_before_the_chains_that_start_from_them(compared: tuple[P
     names = [c.name for c in cells(read_grid(compared[0]))]
     assert sorted(names[:3]) == ["single-task-cls-s0", "single-task-det-s0", "single-task-seg-s0"]
     assert names[3:] == ["ewc-all-s0", "backwards-all-s0"]
+
+
+def test_a_first_stage_that_holds_on_to_stage_0_is_no_baseline(compared: tuple[Path, Path]) -> None:
+    grid = read_grid(compared[0])
+    base, *_, chain = cells(grid)
+    assert not holds(grid, base)
+    assert not holds(grid, chain)
+    assert holds(grid, replace(chain, settings={**chain.settings, "continual.hold": 1.0}))
 
 
 def test_a_chain_takes_over_its_first_stage(compared: tuple[Path, Path]) -> None:
