@@ -30,8 +30,8 @@ class Stage:
     images, float32 (3, S, S) in 0..1, without augmentation, each with its annotation as a batch of one;
     model: the network in training, and in `settle` and `after_stage` the averaged weights that the stage ends with;
     loss: the training loss of a network on images (B, 3, S, S), None where none of them is annotated;
-    pretrained: in the first stage, the network it starts from, in eval mode and without gradients, if a remedy asks for
-    it and stage 0 gave all of it.
+    pretrained: the network that the run began with, in eval mode and without gradients, if a remedy asks for it and
+    stage 0 gave all of it.
     """
 
     tasks: tuple[str, ...]

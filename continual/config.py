@@ -17,7 +17,7 @@ class ContinualConfig:
     distill_features: float = 0.0
     """Weight of the relative squared distance to its feature maps; part of `distill`."""
     hold: float = 0.0
-    """First stage: weight of the relative squared distance to the pretrained network's feature maps."""
+    """Weight of the relative squared distance to the feature maps of the pretrained network, in every stage."""
     lwf: float = 0.0
     """Learning without Forgetting: weight of the distance to its final outputs alone."""
     lwf_sure: float = 0.5

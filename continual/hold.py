@@ -1,7 +1,7 @@
-"""Holding on to stage 0: in the first stage, feature maps stay near those of the pretrained network.
+"""Holding on to stage 0: in every stage, feature maps stay near those of the pretrained network.
 
-Nothing in the first stage asks for what stage 0 knows about classes, so without this it fades before the last stage can
-use it. Sources: feature maps as hints, arXiv 1412.6550; held near the pretrained ones, DELTA, arXiv 1901.09229.
+Nothing in the first two stages asks for what stage 0 knows about classes, so without this it fades before the last one
+can use it. Sources: feature maps as hints, arXiv 1412.6550; held near the pretrained ones, DELTA, arXiv 1901.09229.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from models.onehead import OneHead
 
 
 class Hold(Remedy):
-    """weight x relative squared distance from the pretrained network's feature maps on the first stage's images."""
+    """weight x relative squared distance from the pretrained network's feature maps, on whatever a step shows."""
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
         self.teacher: OneHead | None = None
 
     def before_stage(self, stage: Stage) -> None:
-        """Take the pretrained network as teacher; later stages have none."""
+        """Take the pretrained network as teacher; a run from random weights has none."""
         self.teacher = stage.pretrained
 
     @torch.no_grad()

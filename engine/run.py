@@ -124,7 +124,7 @@ class Run:
         if start is not None:
             start.requires_grad_(False)
         read = partial(ExampleImages, [self.train_sets[t] for t in self.tasks_of(stage)], self.config.data.size)
-        pretrained = None if before or not self.config.continual.hold else self.pretrained()
+        pretrained = self.pretrained() if self.config.continual.hold else None
         return Stage(self.tasks_of(stage), old, start, read, model, self.loss, pretrained)
 
     def pretrained(self) -> OneHead | None:

@@ -1,4 +1,4 @@
-"""Holding the pretrained network's feature maps in the first stage."""
+"""Holding the pretrained network's feature maps, in every stage."""
 
 from __future__ import annotations
 
