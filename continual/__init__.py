@@ -12,6 +12,7 @@ from continual.freeze import Freeze
 from continual.hold import Hold
 from continual.l2sp import L2SP
 from continual.lwf import LwF
+from continual.recall import Recall
 from continual.replay import Replay
 
 __all__ = ["ContinualConfig", "Examples", "Losses", "Remedy", "Stage", "Step", "remedies"]
@@ -26,6 +27,7 @@ def remedies(config: ContinualConfig) -> dict[str, Remedy]:
         "lwf": LwF(c.lwf, c.lwf_sure) if c.lwf else None,
         "distill": Distill(c.distill, c.distill_features) if c.distill or c.distill_features else None,
         "hold": Hold(c.hold) if c.hold else None,
+        "recall": Recall(c.recall) if c.recall else None,
         "ewc": EWC(c.ewc) if c.ewc else None,
         "l2sp": L2SP(c.l2sp) if c.l2sp else None,
         "average": Average(c.average) if c.average else None,

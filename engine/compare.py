@@ -31,8 +31,11 @@ from engine.plots import plot_comparison
 from engine.run import JOINT, read_sets
 from engine.tables import comparison_table
 
-OFF = {"continual.distill": 0, "continual.replay": 0, "continual.hold": 0}
-"""What takes the remedies that are on by default out of a baseline."""
+OFF = {
+    **{f"continual.{name}": 0 for name in ("distill", "replay", "hold", "recall")},
+    **{f"optim.shared_lr.{stage}": 1.0 for stage in (*TASKS, JOINT)},
+}
+"""What takes the remedies that are on by default, slow shared weights among them, out of a baseline."""
 BASE = "single-task"
 
 
@@ -86,7 +89,7 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
     order: list[Task] = list(cell.settings.get("order", TASKS))
     bases = {task: runs / grid.run(Cell(BASE, task, cell.seed, {})) / f"{task}.pt" for task in TASKS}
     fresh = not target.exists() and not (folder / f"{order[0]}.pt").exists()
-    if fresh and cell.stage == "all" and not holds(grid, cell):
+    if fresh and cell.stage == "all" and starts_like_baseline(grid, cell, order[0]):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bases[order[0]], folder / f"{order[0]}.pt")
     result = run_cell(grid, cell, results, runs)
@@ -98,12 +101,13 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
         write_text(target, json.dumps(result, indent=1) + "\n")
 
 
-def holds(grid: Grid, cell: Cell) -> bool:
-    """Whether a chain's first stage holds on to stage 0, which a baseline does not."""
+def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:
+    """Whether a chain would train its first stage as the baseline of that task is trained."""
     parser = build_parser("", "")
     settings = {k: v for k, v in cell.settings.items() if k != "stage"}
     parsed = parser.parse_args(["--config", grid.config, *to_options(settings)])
-    return to_config(parser, parsed).continual.hold > 0
+    config = to_config(parser, parsed)
+    return not config.continual.hold and not config.continual.recall and getattr(config.optim.shared_lr, first) == 1.0
 
 
 def drops(bases: dict[Task, Path], last: Path, order: Sequence[Task]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from engine.evaluate import Evaluation, Evaluator
 from engine.files import write_text
 from engine.metrics import HEADLINE
 from engine.seen import digests, listed
-from engine.start import first_model
+from engine.start import pretrained_model
 from engine.tracking import Row, Tracker
 from models.criterion import Criterion
 from models.onehead import OneHead
@@ -124,13 +124,11 @@ class Run:
         if start is not None:
             start.requires_grad_(False)
         read = partial(ExampleImages, [self.train_sets[t] for t in self.tasks_of(stage)], self.config.data.size)
-        pretrained = self.pretrained() if self.config.continual.hold else None
+        wanted = self.config.continual.hold or self.config.continual.recall
+        pretrained = pretrained_model(self.config) if wanted else None
+        if pretrained is not None:
+            pretrained.to(self.device).eval().requires_grad_(False)
         return Stage(self.tasks_of(stage), old, start, read, model, self.loss, pretrained)
-
-    def pretrained(self) -> OneHead | None:
-        """The network that this run began with, without gradients, None if not all of it is pretrained."""
-        model, _, whole = first_model(self.config, self.classes)
-        return model.to(self.device).eval().requires_grad_(False) if whole else None
 
     def loss(self, model: OneHead, images: Tensor, targets: Targets) -> Tensor | None:
         """The training loss of a network on some images, None where none of them is annotated."""

@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import set_seed
@@ -35,38 +35,45 @@ def start_model(run: Run, name: str, unfinished: dict[str, Any] | None) -> tuple
         path = run.folder / f"{before}.pt"
         run.say(f"stage {name}: starts from {path}")
         return load_model(path), load(path)["remedies"]
-    model, words, _ = first_model(config, run.classes)
-    run.say(f"stage {name}: starts from {words}")
+    set_seed(config.seed)
+    model = OneHead(config.model, run.classes, config.data.size)
+    run.say(f"stage {name}: starts from {first_weights(model, config)}")
     return model, {}
 
 
-def first_model(config: Config, classes: Mapping[str, Sequence[str]]) -> tuple[OneHead, str, bool]:
-    """The network that a run begins with, in words where its weights are from, and whether all of it is pretrained."""
-    set_seed(config.seed)
-    model = OneHead(config.model, classes, config.data.size)
-    words, whole = first_weights(model, config)
-    return model, words, whole
-
-
-def first_weights(model: OneHead, config: Config) -> tuple[str, bool]:
-    """Fill a new model as `init` says; returns in words with what, and whether neck and head are filled as well."""
+def first_weights(model: OneHead, config: Config) -> str:
+    """Fill a new model as `init` says; returns in words with what."""
+    path = whole_start(config)
+    if path is not None:
+        return f"{path}; new classes: {', '.join(load_weights(model, path)) or 'none'}"
     if not config.init:
-        return "random weights (init is null)", False
+        return "random weights (init is null)"
     if config.init.split(":")[0] == IMAGENET:
-        return f"{load_imagenet(model, config.init.partition(':')[2])}; neck and head: random weights", False
+        return f"{load_imagenet(model, config.init.partition(':')[2])}; neck and head: random weights"
     if config.init.startswith(BACKBONE_OF):
         load_backbone(model, config.init.removeprefix(BACKBONE_OF))
-        return f"{config.init}; neck and head: random weights", False
-    if config.init != STAGE0:
-        fresh = load_weights(model, config.init)
-        return f"{config.init}; new classes: {', '.join(fresh) or 'none'}", True
+        return f"{config.init}; neck and head: random weights"
     path = stage0_path(config.model.backbone)
     if path is None:
-        return f"random weights: there are none of stage 0 for {config.model.backbone} (see init in --help)", False
-    if replace(ModelConfig(**load(path)["architecture"]), queries=config.model.queries) == config.model:
-        return f"{path}; new classes: {', '.join(load_weights(model, path)) or 'none'}", True
+        return f"random weights: there are none of stage 0 for {config.model.backbone} (see init in --help)"
     load_backbone(model, path)
-    return f"{path}, backbone only: neck and head have another shape", False
+    return f"{path}, backbone only: neck and head have another shape"
+
+
+def whole_start(config: Config) -> Path | None:
+    """The checkpoint that fills all of the network but the rows of new classes, None if there is none."""
+    init = config.init or ""
+    if init != STAGE0:
+        return Path(init) if init and not init.startswith(BACKBONE_OF) and init.split(":")[0] != IMAGENET else None
+    path = stage0_path(config.model.backbone)
+    alike = path and replace(ModelConfig(**load(path)["architecture"]), queries=config.model.queries) == config.model
+    return path if alike else None
+
+
+def pretrained_model(config: Config) -> OneHead | None:
+    """The network that a run begins with, its own classes and all, None if not all of it is pretrained."""
+    path = whole_start(config)
+    return load_model(path) if path else None
 
 
 def load_imagenet(model: OneHead, file: str) -> str:

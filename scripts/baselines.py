@@ -180,7 +180,7 @@ def train_in(folder: Path, config: Config, task: str) -> None:
     run.track([], to_dict(config))
     set_seed(config.seed)
     model = HEADS[task](config.model, run.classes, config.data.size, config.loss)
-    run.say(f"stage {task}: starts from {first_weights(model, config)[0]}")
+    run.say(f"stage {task}: starts from {first_weights(model, config)}")
     model.change_head()
     run.say(f"conventional head: {count_parameters(model.head) / 1e6:.2f} M of {count_parameters(model) / 1e6:.2f} M")
     write_text(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))

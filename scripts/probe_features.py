@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = Config(init=None if args.init == "null" else args.init)
     set_seed(config.seed)
     model = OneHead(config.model, {task: s.classes for task, s in sets.items()}, args.size)
-    print(first_weights(model, config)[0], file=sys.stderr)
+    print(first_weights(model, config), file=sys.stderr)
     model.eval()
     features, labels = read(model, sets["cls"])
     pooled = features[:, features.shape[1] // 2 :, 0, 0]

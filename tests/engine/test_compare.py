@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from engine.cells import read_grid
-from engine.compare import cells, chosen, holds, main
+from engine.compare import cells, chosen, main, starts_like_baseline
 from engine.errors import UserError
 from engine.metrics import HEADLINE
 from engine.tables import comparison_table
@@ -48,12 +48,20 @@ def test_baselines_come_before_the_chains_that_start_from_them(compared: tuple[P
     assert names[3:] == ["ewc-all-s0", "backwards-all-s0"]
 
 
-def test_a_first_stage_that_holds_on_to_stage_0_is_no_baseline(compared: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("setting", ["continual.hold", "continual.recall", "optim.shared_lr.cls"])
+def test_a_first_stage_that_is_trained_otherwise_is_no_baseline(setting: str, compared: tuple[Path, Path]) -> None:
     grid = read_grid(compared[0])
     base, *_, chain = cells(grid)
-    assert not holds(grid, base)
-    assert not holds(grid, chain)
-    assert holds(grid, replace(chain, settings={**chain.settings, "continual.hold": 1.0}))
+    slow = replace(chain, settings={**chain.settings, setting: 0.5})
+    assert starts_like_baseline(grid, base, "seg")
+    assert starts_like_baseline(grid, chain, "cls")
+    assert not starts_like_baseline(grid, slow, "cls")
+
+
+def test_baselines_have_no_remedy_and_full_rates(compared: tuple[Path, Path]) -> None:
+    base = cells(replace(read_grid(compared[0]), settings={"continual.recall": 2.0, "optim.shared_lr.cls": 0.1}))[0]
+    assert base.settings["continual.recall"] == 0
+    assert base.settings["optim.shared_lr.cls"] == 1.0
 
 
 def test_a_chain_takes_over_its_first_stage(compared: tuple[Path, Path]) -> None:

@@ -1,0 +1,58 @@
+"""Recalling stage 0: any region of an image is still named as the pretrained network names it.
+
+Stage 0 is the first task, and naming what a region shows is what it has learnt; no later stage has its images or
+labels, so this is Learning without Forgetting (arXiv 1606.09282) for it. Unlike `hold`, which keeps the maps themselves
+near, it lets them move wherever the naming does not care.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual.base import Losses, Remedy, Stage, Step
+from continual.teaching import divergence
+from models.onehead import OneHead
+from models.tiles import tile_logits
+
+REGIONS = 8
+"""Regions of each image that are named at a step."""
+SIDES = (0.2, 0.8)
+"""Shortest and longest side of a region, as shares of the image's."""
+
+
+class Recall(Remedy):
+    """weight x KL divergence from what the pretrained network calls random regions, read by its own rows."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.teacher: OneHead | None = None
+
+    def before_stage(self, stage: Stage) -> None:
+        """Take the pretrained network as teacher; a run from random weights has none."""
+        self.teacher = stage.pretrained
+
+    @torch.no_grad()
+    def before_step(self, step: Step) -> None:
+        """Draw regions and ask the teacher for their names."""
+        if self.teacher is None:
+            return
+        self.boxes = random_boxes(len(step.images), REGIONS, step.images.device)
+        self.names = tile_logits(self.teacher.head, self.teacher.features(step.images), self.boxes)
+
+    def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
+        """Term "recall", the mean over regions and levels."""
+        if self.teacher is None:
+            return {}
+        named = tile_logits(self.teacher.head, outputs["maps"], self.boxes)
+        distances = [divergence(s, t, dim=-1).mean() for s, t in zip(named, self.names)]
+        return {"recall": self.weight * torch.stack(distances).mean()}
+
+
+def random_boxes(images: int, count: int, device: torch.device) -> Tensor:
+    """Boxes (B, T, 4), cx cy w h as fractions, that lie within the image."""
+    size = torch.empty(images, count, 2, device=device).uniform_(*SIDES)
+    centre = size / 2 + torch.rand_like(size) * (1 - size)
+    return torch.cat([centre, size], dim=-1)
