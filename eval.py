@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from data.catalog import load_set, summary
 from data.errors import DataError, SetNotFound
 from data.types import Task, TaskSet
-from engine.checkpoint import load, load_model
-from engine.device import pick_device
+from engine.checkpoint import load, load_model, provenance
+from engine.device import cpu_name, pick_device
 from engine.errors import UserError, run_cli
 from engine.evaluate import Evaluator, Model
 from engine.export import OnnxModel
@@ -98,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flat = flat_scores(tasks, results)
     print_scores(flat)
     if args.json is not None:
-        write_json(Path(args.json), flat, results, seen)
+        about = {"weights": args.weights, "device": str(device), "processor": cpu_name(), **provenance()}
+        write_json(Path(args.json), flat, results, seen, about)
     print(json.dumps({**flat, "seen_in_training": total(seen.values())}, allow_nan=False))
     return 0 if results and required <= results.keys() else 2
 
@@ -183,8 +184,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(map("  ".join, aligned))
 
 
-def write_json(path: Path, flat: dict[str, float | None], results: Results, seen: Seen) -> None:
-    """Write the scores, the tables of the classes and what the sets were. Raises UserError if that fails."""
+def write_json(path: Path, flat: dict[str, float | None], results: Results, seen: Seen, about: dict[str, str]) -> None:
+    """Write scores, tables of the classes, what the sets were and what scored them. Raises UserError if that fails."""
     per_class: dict[str, Any] = {}
     sets: dict[str, Any] = {}
     for task, (found, tally) in results.items():
@@ -193,7 +194,7 @@ def write_json(path: Path, flat: dict[str, float | None], results: Results, seen
         }
         sets[task] = {"split": found.split, "images": len(found.records), "layout": found.layout}
         sets[task] |= {"unknown": found.unknown, "notes": found.notes, "seen_in_training": seen[task]}
-    text = json.dumps({**flat, "per_class": per_class, "sets": sets}, indent=2, allow_nan=False)
+    text = json.dumps({**flat, "per_class": per_class, "sets": sets, "about": about}, indent=2, allow_nan=False)
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:

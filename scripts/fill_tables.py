@@ -35,6 +35,10 @@ RUNS = {
 }
 """What the README names of single runs."""
 
+COLUMNS = {"det": ("boxes", "AP", "AP50"), "seg": ("pixels", "IoU", "accuracy"), "cls": ("images", "accuracy")}
+"""Of the tables of classes: how many there are of each, then its scores."""
+NAMES = {"det": "detection", "seg": "segmentation", "cls": "classification"}
+
 Result = dict[str, Any]
 
 
@@ -88,6 +92,19 @@ def chains(folder: Path) -> str:
         values = [f"{after[stage][metric]:.3f}, {end[metric]:.3f}" for metric, stage in OWN.items()]
         rows.append([path.stem, *values, f"{result['minutes']:.1f}", result["commit"]])
     return "\n".join(markdown(rows))
+
+
+def classes(record: Path) -> str:
+    """What one model makes of every class of the three sets, as `eval.py --json` wrote it down."""
+    tables = []
+    for task, per_class in json.loads(record.with_suffix(".json").read_text())["per_class"].items():
+        count, *shown = COLUMNS[task]
+        rows = [[NAMES[task], count, *shown]]
+        for name, row in per_class.items():
+            amount = f"{100 * row[count]:.1f} %" if count == "pixels" else f"{row[count]:.0f}"
+            rows.append([name, amount, *("-" if row[c] is None else f"{row[c]:.3f}" for c in shown)])
+        tables.append("\n".join(markdown(rows)))
+    return "\n\n".join(tables)
 
 
 def speed(record: Path) -> str:
@@ -158,6 +175,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-hold": search,
     "search-plain-end": search,
     "search-chain": chains,
+    "classes": classes,
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),
 }

@@ -39,6 +39,20 @@ def test_tables_hold_mean_and_range_over_seeds(tmp_path: Path) -> None:
     assert fill(filled, tmp_path) == filled
 
 
+def test_classes_show_how_many_there_are_and_how_well_they_do(tmp_path: Path) -> None:
+    per_class = {
+        "det": {"cat": {"AP": 0.25, "AP50": 0.5, "boxes": 12.0}, "bus": {"AP": None, "AP50": None, "boxes": 0.0}},
+        "seg": {"sheep": {"IoU": 0.4, "accuracy": 0.6, "pixels": 0.0125}},
+        "cls": {"tench": {"accuracy": 0.75, "images": 4.0}},
+    }
+    (tmp_path / "classes.json").write_text(json.dumps({"mAP": 0.25, "per_class": per_class}))
+    filled = fill("<!-- table classes -->\n<!-- end -->\n", tmp_path)
+    assert "| cat | 12 | 0.250 | 0.500 |" in filled
+    assert "| bus | 0 | - | - |" in filled
+    assert "| sheep | 1.2 % | 0.400 | 0.600 |" in filled
+    assert "| tench | 4 | 0.750 |" in filled
+
+
 def test_starts_are_compared_on_all_tasks(tmp_path: Path) -> None:
     write(
         tmp_path / "stage0_worth",
