@@ -106,7 +106,7 @@ def own_weights(model: OneHead, tasks: Sequence[str]) -> dict[str, Tensor]:
     These are rows of the projection, and for segmentation the class queries.
     """
     head = model.head
-    blocks = {"seg": ("mask",), "det": ("box", "conf", "det"), "cls": ("cls",)}
+    blocks = {"seg": ("present", "mask"), "det": ("box", "conf", "det"), "cls": ("cls",)}
     masks = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in model.named_parameters() if n in OWNED}
     for task in tasks:
         for name in blocks[task]:

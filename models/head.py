@@ -4,7 +4,7 @@ Shape suffixes: B batch, N object queries, K segmentation classes, P places (cel
 (places of strides 16 and 32), T tokens, D width, G groups.
 
     tokens = [class token | N object queries | K class queries]  -> decoder layers -> projection
-    projection row blocks: box 4 | conf 1 | C_det | C_cls | mask embedding D
+    projection row blocks: box 4 | conf 1 | C_det | C_cls | present K | mask embedding D
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from models.boxes import grid_references, refine
 
 CONF_PRIOR = -4.6
 """Starting bias of `conf`: 1 % of tokens hold an object (focal loss, arXiv 1708.02002, section 4.1)."""
+BLOCKS = ("box", "conf", "det", "cls", "present", "mask")
+"""Rows of the projection, in this order."""
 NOT_A_PEAK = 100.0
 """What a place with a surer neighbour loses in the ranking of logits."""
 CELLS_PER_REFERENCE = 2.0
@@ -81,7 +83,7 @@ class QueryHead(nn.Module):
         self.num_queries = queries
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, hidden, levels, points) for _ in range(layers))
         self.class_queries = nn.Parameter(torch.randn(num_seg, dim))
-        self.rows = dict(zip(("box", "conf", "det", "cls", "mask"), (4, 1, num_det, num_cls, dim)))
+        self.rows = dict(zip(BLOCKS, (4, 1, num_det, num_cls, num_seg, dim)))
         self.projection = nn.Linear(dim, sum(self.rows.values()))
         self._init_projection()
 
@@ -117,7 +119,8 @@ class QueryHead(nn.Module):
         Rows of new classes stay as they are; new class queries are drawn like those that the other head has learnt.
         Returns the tasks that start fresh.
         """
-        for name in ("box", "conf", "mask", *(task for task in ("det", "cls") if task in same)):
+        named = {"det": "det", "cls": "cls", "present": "seg"}
+        for name in (block for block in BLOCKS if named.get(block) in (None, *same)):
             for own, theirs in zip(self.projection.parameters(), other.projection.parameters()):
                 own[self.block(name)] = theirs[other.block(name)]
         learnt = other.class_queries
@@ -132,10 +135,16 @@ class QueryHead(nn.Module):
         delta, conf, logits = self.project(tokens, "box", "conf", "det")
         return {"pred_boxes": refine(delta.float(), references), "pred_conf": conf[..., 0], "pred_logits": logits}
 
-    def read_masks(self, tokens_BKD: Tensor, pix_BDHW: Tensor) -> Tensor:
-        """Segmentation logits (B, K, H, W): mask embeddings times pixel features."""
+    def read_masks(self, tokens_BKD: Tensor, token_BD: Tensor, pix_BDHW: Tensor, slots: Tensor | None) -> Tensor:
+        """Segmentation logits (B, K, H, W): mask embeddings times pixel features, plus what the class token expects.
+
+        The second term is one number a class: a linear readout of pixels gains much from the means of the maps.
+        """
         (embedding,) = self.project(tokens_BKD, "mask")
-        return torch.einsum("bkd,bdhw->bkhw", embedding * embedding.shape[-1] ** -0.5, pix_BDHW)
+        (present,) = self.project(token_BD, "present")
+        present = present if slots is None else present.gather(1, slots)
+        masks = torch.einsum("bkd,bdhw->bkhw", embedding * embedding.shape[-1] ** -0.5, pix_BDHW)
+        return masks + present[..., None, None]
 
     def read_class(self, token_BD: Tensor) -> Tensor:
         """Image logits (B, C_cls)."""
@@ -205,8 +214,8 @@ class QueryHead(nn.Module):
         queries = queries or self.select(dense, rank)
         pooled = memory.tokens_BMD.mean(1)
         asked = self.ask(maps[0], slots)
-        start = {"pred_masks": self.read_masks(asked, maps[0]), "pred_class": self.read_class(pooled)}
-        outputs = self.decode(pooled, queries, asked, memory, maps[0])
+        start = {"pred_masks": self.read_masks(asked, pooled, maps[0], slots), "pred_class": self.read_class(pooled)}
+        outputs = self.decode(pooled, queries, asked, memory, maps[0], slots)
         aux = [start, *outputs[:-1]]
         result = {**outputs[-1], "aux_outputs": aux, "dense": dense, "queries": queries, "maps": maps}
         extra = self.extra_queries(dense, rank, memory, groups, denoise)
@@ -220,7 +229,13 @@ class QueryHead(nn.Module):
         return all_KD.expand(like.shape[0], -1, -1) if slots is None else all_KD[slots]
 
     def decode(
-        self, pooled_BD: Tensor, queries: Queries, asked_BKD: Tensor, memory: Memory, pix_BDHW: Tensor
+        self,
+        pooled_BD: Tensor,
+        queries: Queries,
+        asked_BKD: Tensor,
+        memory: Memory,
+        pix_BDHW: Tensor,
+        slots: Tensor | None,
     ) -> list[Outputs]:
         """Run the deployed tokens through the layers; predictions after each.
 
@@ -240,7 +255,7 @@ class QueryHead(nn.Module):
                 {
                     **found,
                     "pred_class": self.read_class(x[:, 0]),
-                    "pred_masks": self.read_masks(x[:, n + 1 :], pix_BDHW),
+                    "pred_masks": self.read_masks(x[:, n + 1 :], x[:, 0], pix_BDHW, slots),
                 }
             )
             boxes = found["pred_boxes"].detach()

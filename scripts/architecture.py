@@ -44,7 +44,15 @@ def draw_architecture(parameters: dict[str, int], path: Path) -> None:
         f"3 decoder layers: self-attention,\nsampled cross-attention, MLP\nhead: {million['head']}",
         "head",
     )
-    box(axes, 6.3, 0.9, 2.9, 0.7, "ONE projection of every token:\nbox 4 · conf 1 · C_det · C_cls · mask 128", "head")
+    box(
+        axes,
+        6.3,
+        0.9,
+        2.9,
+        0.7,
+        "ONE projection of every token: box 4 ·\nconf 1 · C_det · C_cls · present · mask 128",
+        "head",
+    )
     for y, text in (
         (3.5, "class token:\nlabel, C_cls logits"),
         (2.2, "object queries: 60 boxes\nwith conf and C_det"),

@@ -3,8 +3,9 @@
 python -m scripts.probe_features --init stage0 --data_root data
 
 Only training images are used. Top-1: every image is held out once, in six folds, and classified by a linear layer on
-the means of the neck's maps. mIoU: a linear layer on every cell of the maps, brought to stride 8 beside their mean,
-learns from the 200 images of data.holdout and is scored on the other 40. Nothing of the network itself is trained.
+the means of the neck's maps. mIoU: a linear layer on every cell of the maps, brought to stride 8 beside their means,
+learns from the 200 images of data.holdout and is scored on the other 40; with `--parts` also from the finest map alone
+and from that with the means. Nothing of the network itself is trained.
 """
 
 from __future__ import annotations
@@ -109,12 +110,28 @@ def probe_masks(fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], classes
     return SegmentationTally(np.stack(found), tuple(classes)).scores()["mIoU"]
 
 
+def masks(model: OneHead, root: str, parts: bool) -> dict[str, float]:
+    """MIoU of the linear readout, and of those of parts of the features if asked for."""
+    sets = [load_set(root, "seg", "train", part=part) for part in ("fit", "choose")]
+    (fit, learnt), (held, truth) = (read(model, s) for s in sets)
+    every, dim = list(range(fit.shape[1])), model.config.dim
+    finest, means = every[:dim], every[len(every) // 2 :]
+    readouts = {"mIoU": every}
+    if parts:
+        readouts |= {"mIoU of the finest map": finest, "mIoU of the finest map and the means": finest + means}
+    return {
+        name: round(probe_masks((fit[:, of], learnt), (held[:, of], truth), sets[0].classes), 4)
+        for name, of in readouts.items()
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one JSON object, and write it if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--init", default=STAGE0, help="as in engine.train; null: random weights")
     parser.add_argument("--data_root", default="data")
     parser.add_argument("--size", type=int, default=256, help="side of the input")
+    parser.add_argument("--parts", action="store_true", help="also read masks from parts of the features")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     args = parser.parse_args(argv)
     sets = {task: load_set(args.data_root, task, "train") for task in TASKS}
@@ -125,12 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     model.eval()
     features, labels = read(model, sets["cls"])
     pooled = features[:, features.shape[1] // 2 :, 0, 0]
-    parts = [load_set(args.data_root, "seg", "train", part=part) for part in ("fit", "choose")]
     figures = {
         "init": args.init,
         "size": args.size,
         "Top-1": round(probe_labels(pooled, labels), 4),
-        "mIoU": round(probe_masks(read(model, parts[0]), read(model, parts[1]), parts[0].classes), 4),
+        **masks(model, args.data_root, args.parts),
         **provenance(),
     }
     text = json.dumps(figures)

@@ -57,7 +57,7 @@ def test_nothing_is_learnt_after_the_neck_but_layers_projection_and_class_querie
 
 def test_projection_is_one_linear_read_in_row_blocks(model: OneHead) -> None:
     head, dim = model.head, model.config.dim
-    sizes = {"box": 4, "conf": 1, "det": 3, "cls": 4, "mask": dim}
+    sizes = {"box": 4, "conf": 1, "det": 3, "cls": 4, "present": 5, "mask": dim}
     assert head.projection.out_features == sum(sizes.values())
     tokens = torch.randn(2, 5, dim)
     everything = head.projection(F.layer_norm(tokens, (dim,))).split(list(sizes.values()), dim=-1)
@@ -163,7 +163,7 @@ def test_every_parameter_learns_from_the_full_loss(model: OneHead) -> None:
 
 @pytest.mark.parametrize(
     ("task", "learning"),
-    [("seg", {"mask"}), ("cls", {"cls"}), ("det", {"box", "conf", "det"})],
+    [("seg", {"present", "mask"}), ("cls", {"cls"}), ("det", {"box", "conf", "det"})],
 )
 def test_a_task_teaches_only_its_own_rows(model: OneHead, task: str, learning: set[str]) -> None:
     model = copy.deepcopy(model).train()
@@ -180,6 +180,21 @@ def test_a_task_teaches_only_its_own_rows(model: OneHead, task: str, learning: s
     assert found == learning
     assert any(p.grad is not None and p.grad.any() for p in model.backbone.parameters())
     assert all(g.isfinite().all() for g in gradients(model).values())
+
+
+@torch.no_grad()
+def test_what_the_class_token_expects_moves_a_class_everywhere_alike() -> None:
+    model = tiny()
+    before = model.head(model.features(images(2)))["pred_masks"]
+    row = model.head.block("present").start + 2
+    model.head.projection.bias[row] += 1.5
+    moved = model.head(model.features(images(2)))["pred_masks"] - before
+    torch.testing.assert_close(moved[:, 2], torch.full_like(moved[:, 2], 1.5))
+    assert not moved[:, [0, 1, 3, 4]].any()
+    model.head.projection.weight[row] += torch.randn(model.config.dim)
+    other = model.head(model.features(images(2)))["pred_masks"][:, 2] - before[:, 2]
+    assert other.flatten(1).std(1).max() < 1e-5  # one number an image ...
+    assert (other[0] - other[1]).abs().min() > 1e-4  # ... that depends on the image
 
 
 # --- stage 0: some of many classes, and rows taken over ---
@@ -225,7 +240,14 @@ def test_a_head_takes_over_what_does_not_depend_on_classes() -> None:
     theirs, own = tiny(seed=3), tiny(seed=4)
     fresh = own.head.projection.weight.clone()
     assert own.head.adopt_rows(theirs.head, ["det"]) == ["seg", "cls"]
-    for block, taken in (("box", True), ("conf", True), ("det", True), ("mask", True), ("cls", False)):
+    for block, taken in (
+        ("box", True),
+        ("conf", True),
+        ("det", True),
+        ("mask", True),
+        ("present", False),
+        ("cls", False),
+    ):
         rows = own.head.block(block)
         expected = theirs.head.projection.weight if taken else fresh
         assert torch.equal(own.head.projection.weight[rows], expected[rows]), block
