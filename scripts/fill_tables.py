@@ -175,6 +175,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-hold": search,
     "search-plain-end": search,
     "search-chain": chains,
+    "search-chain-held": chains,
     "classes": classes,
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),

@@ -36,7 +36,7 @@ def test_the_notebook_is_short_and_valid() -> None:
 def test_the_notebook_runs_in_a_fresh_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "onehead")], check=True)
     clone = tmp_path / "onehead"
-    monkeypatch.setenv("ONEHEAD_FAST", "1")
+    monkeypatch.setenv("ONEHEAD_DRAWN", "few")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(clone)}}).execute()
     assert (clone / "runs" / "colab" / "forgetting.png").stat().st_size > 5000
