@@ -31,7 +31,7 @@ class Stage:
     model: the network in training, and in `settle` and `after_stage` the averaged weights that the stage ends with;
     loss: the training loss of a network on images (B, 3, S, S), None where none of them is annotated;
     pretrained: the network that the run began with, in eval mode and without gradients, if a remedy asks for it and
-    stage 0 gave all of it.
+    all of it came from a checkpoint, such as that of stage 0.
     """
 
     tasks: tuple[str, ...]

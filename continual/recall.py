@@ -36,18 +36,21 @@ class Recall(Remedy):
 
     @torch.no_grad()
     def before_step(self, step: Step) -> None:
-        """Draw regions and ask the teacher for their names."""
+        """Draw regions and ask the teacher for its maps."""
         if self.teacher is None:
             return
         self.boxes = random_boxes(len(step.images), REGIONS, step.images.device)
-        self.names = tile_logits(self.teacher.head, self.teacher.features(step.images), self.boxes)
+        self.maps = self.teacher.features(step.images)
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Term "recall", the mean over regions and levels."""
         if self.teacher is None:
             return {}
-        named = tile_logits(self.teacher.head, outputs["maps"], self.boxes)
-        distances = [divergence(s, t, dim=-1).mean() for s, t in zip(named, self.names)]
+        said, meant = (
+            tile_logits(self.teacher.head, [m.float() for m in maps], self.boxes)
+            for maps in (outputs["maps"], self.maps)
+        )
+        distances = [divergence(s, t, dim=-1).mean() for s, t in zip(said, meant)]
         return {"recall": self.weight * torch.stack(distances).mean()}
 
 

@@ -102,12 +102,24 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
 
 
 def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:
-    """Whether a chain would train its first stage as the baseline of that task is trained."""
+    """Whether a chain trains its first stage as the baseline of that task is trained.
+
+    Cells of one grid may differ from it in what does nothing in a first stage: other stages' rates, most remedies.
+    """
     parser = build_parser("", "")
     settings = {k: v for k, v in cell.settings.items() if k != "stage"}
     parsed = parser.parse_args(["--config", grid.config, *to_options(settings)])
     config = to_config(parser, parsed)
-    return not config.continual.hold and not config.continual.recall and getattr(config.optim.shared_lr, first) == 1.0
+    remedies = config.continual
+    others = tuple(f"optim.{kind}.{s}" for kind in ("shared_lr", "epochs") for s in (*TASKS, JOINT) if s != first)
+    changed = {key for key in settings if settings[key] != grid.settings.get(key)} - {"order", *others}
+    return (
+        not remedies.hold
+        and not remedies.recall
+        and remedies.freeze_statistics != "always"
+        and getattr(config.optim.shared_lr, first) == 1.0
+        and all(key.startswith(("continual.", "track.")) for key in changed - {f"optim.shared_lr.{first}"})
+    )
 
 
 def drops(bases: dict[Task, Path], last: Path, order: Sequence[Task]) -> dict[str, Any]:

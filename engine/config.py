@@ -148,7 +148,7 @@ class Config:
     seed: int = 0
     """Seed of everything random."""
     order: list[Task] = field(default_factory=lambda: ["seg", "det", "cls"])
-    """Order of the stages; one task alone gives its single-task baseline."""
+    """Order of the stages; one task alone, with the remedies off, gives its single-task baseline."""
     init: str | None = STAGE0
     """What the first stage starts from. stage0: weights/<backbone>_stage0.pt; FILE: a checkpoint; backbone:FILE: its
     backbone alone; imagenet or imagenet:FILE: public weights of the backbone, downloaded or not; null: random."""

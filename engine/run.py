@@ -124,11 +124,20 @@ class Run:
         if start is not None:
             start.requires_grad_(False)
         read = partial(ExampleImages, [self.train_sets[t] for t in self.tasks_of(stage)], self.config.data.size)
-        wanted = self.config.continual.hold or self.config.continual.recall
-        pretrained = pretrained_model(self.config) if wanted else None
-        if pretrained is not None:
-            pretrained.to(self.device).eval().requires_grad_(False)
-        return Stage(self.tasks_of(stage), old, start, read, model, self.loss, pretrained)
+        return Stage(self.tasks_of(stage), old, start, read, model, self.loss, self.pretrained(stage))
+
+    def pretrained(self, stage: str) -> OneHead | None:
+        """The network that this run began with, without gradients, if a remedy asks for it and all of it is there."""
+        config = self.config
+        if stage == JOINT or not (config.continual.hold or config.continual.recall):
+            return None
+        if self.previous(stage):
+            config = replace(config, init=load(self.folder / f"{config.order[0]}.pt")["config"]["init"])
+        model = pretrained_model(config)
+        if model is None:
+            self.say(f"stage {stage}: hold and recall do nothing, not all of the start is pretrained")
+            return None
+        return model.to(self.device).eval().requires_grad_(False)
 
     def loss(self, model: OneHead, images: Tensor, targets: Targets) -> Tensor | None:
         """The training loss of a network on some images, None where none of them is annotated."""

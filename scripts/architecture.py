@@ -54,7 +54,7 @@ def draw_architecture(parameters: dict[str, int], path: Path) -> None:
         "head",
     )
     for y, text in (
-        (3.5, "class token:\nlabel, C_cls logits"),
+        (3.5, "class token: C_cls logits;\nwhat masks may expect"),
         (2.2, "object queries: 60 boxes\nwith conf and C_det"),
         (0.9, "class queries · pixels:\nmasks, C_seg x S/8 x S/8"),
     ):

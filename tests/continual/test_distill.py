@@ -238,7 +238,7 @@ def test_gradients_reach_all_of_the_student_and_none_of_the_teacher(start: OneHe
         n for n, m in {"backbone": student.backbone, "neck": student.neck, **layers}.items() if not reached(m)
     ] == []
     rows = dict(zip(student.head.rows, student.head.projection.weight.grad.split(list(student.head.rows.values()))))
-    blocks = {"seg": {"mask"}, "det": {"box", "conf", "det"}, "cls": {"cls"}}[old[0]]
+    blocks = {"seg": {"present", "mask"}, "det": {"box", "conf", "det"}, "cls": {"cls"}}[old[0]]
     assert {name for name, row in rows.items() if row.any()} == blocks
 
 

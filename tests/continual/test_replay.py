@@ -259,7 +259,7 @@ def test_stored_outputs_hold_the_network_to_what_it_said(task: str) -> None:
     assert moved > 0.004
     moved.backward()
     rows = dict(zip(model.head.rows, model.head.projection.weight.grad.split(list(model.head.rows.values()))))
-    blocks = {"seg": {"mask"}, "det": {"box", "conf", "det"}, "cls": {"cls"}}[task]
+    blocks = {"seg": {"present", "mask"}, "det": {"box", "conf", "det"}, "cls": {"cls"}}[task]
     assert {name for name, row in rows.items() if row.any()} == blocks
 
 

@@ -48,7 +48,7 @@ def test_baselines_come_before_the_chains_that_start_from_them(compared: tuple[P
     assert names[3:] == ["ewc-all-s0", "backwards-all-s0"]
 
 
-@pytest.mark.parametrize("setting", ["continual.hold", "continual.recall", "optim.shared_lr.cls"])
+@pytest.mark.parametrize("setting", ["continual.hold", "continual.recall", "optim.shared_lr.cls", "optim.lr"])
 def test_a_first_stage_that_is_trained_otherwise_is_no_baseline(setting: str, compared: tuple[Path, Path]) -> None:
     grid = read_grid(compared[0])
     base, *_, chain = cells(grid)
