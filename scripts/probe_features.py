@@ -4,8 +4,8 @@ python -m scripts.probe_features --init stage0 --data_root data
 
 Only training images are used. Top-1: every image is held out once, in six folds, and classified by a linear layer on
 the means of the neck's maps. mIoU: a linear layer on every cell of the maps, brought to stride 8 beside their means,
-learns from the 200 images of data.holdout and is scored on the other 40; with `--parts` also from the finest map alone
-and from that with the means. Nothing of the network itself is trained.
+learns from the 200 images of data.holdout and is scored on the other 40; `--read parts` reads masks also from the finest
+map alone and from that with the means. Nothing of the network itself is trained.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from data.dataset import TaskDataset
 from data.types import TASKS, TaskSet
 from engine.checkpoint import provenance
 from engine.config import STAGE0, Config
+from engine.device import cpu_name
 from engine.errors import run_cli
 from engine.files import write_text
 from engine.metrics import SegmentationTally, confusion_matrix, predicted_mask
@@ -131,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--init", default=STAGE0, help="as in engine.train; null: random weights")
     parser.add_argument("--data_root", default="data")
     parser.add_argument("--size", type=int, default=256, help="side of the input")
-    parser.add_argument("--parts", action="store_true", help="also read masks from parts of the features")
+    readouts = ("labels", "masks", "parts")
+    parser.add_argument("--read", nargs="+", choices=readouts, default=readouts[:2], help="what is read")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     args = parser.parse_args(argv)
     sets = {task: load_set(args.data_root, task, "train") for task in TASKS}
@@ -140,15 +142,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = OneHead(config.model, {task: s.classes for task, s in sets.items()}, args.size)
     print(first_weights(model, config), file=sys.stderr)
     model.eval()
-    features, labels = read(model, sets["cls"])
-    pooled = features[:, features.shape[1] // 2 :, 0, 0]
-    figures = {
-        "init": args.init,
-        "size": args.size,
-        "Top-1": round(probe_labels(pooled, labels), 4),
-        **masks(model, args.data_root, args.parts),
-        **provenance(),
-    }
+    figures: dict[str, object] = {"init": args.init, "size": args.size}
+    if "labels" in args.read:
+        features, labels = read(model, sets["cls"])
+        figures["Top-1"] = round(probe_labels(features[:, features.shape[1] // 2 :, 0, 0], labels), 4)
+    if "masks" in args.read or "parts" in args.read:
+        figures |= masks(model, args.data_root, "parts" in args.read)
+    figures |= {"machine": cpu_name(), **provenance()}
     text = json.dumps(figures)
     if args.json:
         write_text(args.json, text + "\n")
