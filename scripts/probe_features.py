@@ -4,8 +4,8 @@ python -m scripts.probe_features --init stage0 --data_root data
 
 Only training images are used. Top-1: every image is held out once, in six folds, and classified by a linear layer on
 the means of the neck's maps. mIoU: a linear layer on every cell of the maps, brought to stride 8 beside their means,
-learns from the 200 images of data.holdout and is scored on the other 40; `--read parts` reads masks also from the finest
-map alone and from that with the means. Nothing of the network itself is trained.
+learns from the 200 images of data.holdout and is scored on the other 40; `--read parts` reads masks also from the
+finest map alone and from that with the means. Nothing of the network itself is trained.
 """
 
 from __future__ import annotations
