@@ -30,7 +30,8 @@ OWN = {metric: stage for stage, metrics in METRICS.items() for metric in metrics
 RUNS = {
     "quickstart.json": "drawn sets, `make quickstart`",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
-    "search-chain/mosaic-384.json": "real sets from round 1 of stage 0, settings of `configs/default.yaml`",
+    "search-chain/recall-384.json": "real sets, `configs/default.yaml`",
+    "search-chain/mosaic-384.json": "real sets from round 1 of stage 0, the recipe of `weights/onehead.pt`",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""
