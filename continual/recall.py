@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continual.base import Losses, Remedy, Stage, Step
-from continual.teaching import divergence
-from models.onehead import OneHead
+from continual.base import Losses, Step
+from continual.teaching import Pretrained, divergence
 from models.tiles import tile_logits
 
 REGIONS = 8
@@ -23,24 +22,16 @@ SIDES = (0.2, 0.8)
 """Shortest and longest side of a region, as shares of the image's."""
 
 
-class Recall(Remedy):
+class Recall(Pretrained):
     """weight x KL divergence from what the pretrained network calls random regions, read by its own rows."""
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
-        self.teacher: OneHead | None = None
 
-    def before_stage(self, stage: Stage) -> None:
-        """Take the pretrained network as teacher; a run from random weights has none."""
-        self.teacher = stage.pretrained
-
-    @torch.no_grad()
     def before_step(self, step: Step) -> None:
-        """Draw regions and ask the teacher for its maps."""
-        if self.teacher is None:
-            return
+        """Ask the teacher for its maps and draw regions."""
+        super().before_step(step)
         self.boxes = random_boxes(len(step.images), REGIONS, step.images.device)
-        self.maps = self.teacher.features(step.images)
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Term "recall", the mean over regions and levels."""
