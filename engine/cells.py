@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from engine.errors import UserError
 from engine.files import write_text
 from engine.metrics import HEADLINE
 
-KEPT = ("machine", "device", "dtype", "commit", "torch", "minutes", "minutes_by_stage", "peak_memory_mib")
+KEPT = ("machine", "device", "dtype", "threads", "commit", "torch", "minutes", "minutes_by_stage", "peak_memory_mib")
 """What a result takes over from the run's summary."""
 Settings = Mapping[str, Any]
 """Settings by dotted key, as on the command line: {"optim.lr": 5e-4}."""
@@ -47,6 +47,13 @@ class Grid:
     def run(self, cell: Cell) -> str:
         """Name of a cell's run folder."""
         return f"{self.name}-{cell.name}"
+
+    def only(self, seeds: Sequence[int] | None) -> Grid:
+        """The part of the grid with these of its seeds, None: all. Raises UserError for a seed it does not have."""
+        for seed in seeds or ():
+            if seed not in self.seeds:
+                raise UserError(f"--seeds {seed}: the grid has {', '.join(map(str, self.seeds))}; choose among these")
+        return replace(self, seeds=list(seeds)) if seeds else self
 
     def cells(self) -> list[Cell]:
         """All cells, seed by seed, so that a grid that is stopped has every variant equally often."""

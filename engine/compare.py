@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders lie")
     parser.add_argument("--only", metavar="CELL", help="one cell, such as ewc-all-s0, with the baselines it needs")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="only these seeds of the grid")
     args, options = parser.parse_known_args(argv)
-    grid = read_grid(args.grid)
+    grid = read_grid(args.grid).only(args.seeds)
     grid = replace(grid, settings={**grid.settings, "track.group": grid.name, **given_settings(options)})
     folder = args.results / grid.name
     for cell in chosen(cells(grid), args.only):

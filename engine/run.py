@@ -206,6 +206,7 @@ class Run:
             "machine": cpu_name() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "device": str(self.device),
             "dtype": str(self.dtype),
+            "threads": torch.get_num_threads(),
             **provenance(),
         }
         write_text(self.folder / "summary.json", json.dumps(content, indent=2) + "\n")

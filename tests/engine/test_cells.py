@@ -42,6 +42,15 @@ def test_cells_go_seed_by_seed(grid_file: Path):
     assert len(names) == 8
 
 
+def test_some_seeds_of_a_grid(grid_file: Path):
+    grid_file.write_text(yaml.safe_dump(yaml.safe_load(grid_file.read_text()) | {"seeds": [0, 1, 2]}))
+    grid = read_grid(grid_file)
+    assert {c.seed for c in grid.only([2, 0]).cells()} == {0, 2}
+    assert grid.only(None) == grid
+    with pytest.raises(UserError, match="--seeds 5: the grid has 0, 1, 2; choose among these"):
+        grid.only([5])
+
+
 def test_a_grid_is_trained_once_and_then_read(
     grid_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
