@@ -56,7 +56,7 @@ def readings(outputs: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
 
 def best(out: dict[str, Tensor], suppress: bool) -> dict[str, Tensor]:
     """Scores, labels and boxes x1 y1 x2 y2, fractions, of one image."""
-    found = detections(out, top_k=1000 if suppress else MAX_DETECTIONS)[0]
+    found = detections(out, 1000, same=1)[0] if suppress else detections(out, MAX_DETECTIONS)[0]
     found["boxes"] = to_xyxy(found["boxes"])
     if suppress:
         kept = batched_nms(found["boxes"], found["scores"], found["labels"], 0.6)[:MAX_DETECTIONS]

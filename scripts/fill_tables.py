@@ -168,7 +168,6 @@ def spread(cells: Sequence[Result], metric: str) -> str:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "stage0_worth": starts,
-    "stage0_worth_round1": starts,
     "stage0_sources": starts,
     "search-det": search,
     "search-seg": search,

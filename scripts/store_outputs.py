@@ -39,7 +39,7 @@ def last_frames(text: str) -> str:
     return "\n".join(lines)
 
 
-def cleaned(notebook: Any, folder: Path) -> Any:
+def cleaned(notebook: Any) -> Any:
     """The notebook without times, and with outputs that name no path. Raises UserError where one is left."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -47,24 +47,37 @@ def cleaned(notebook: Any, folder: Path) -> Any:
             if output.output_type == "error":
                 raise UserError(f"a cell ended with {output.ename}: {output.evalue}")
             if "text" in output:
-                output.text = last_frames(output.text).replace(f"{folder}{os.sep}", "")
+                output.text = last_frames(output.text)
                 left = PATH.search(output.text)
                 if left:
                     raise UserError(f"an output names {left[0]}, a path of this machine: change what prints it")
     return notebook
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Clone, execute, clean, write."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
+def executed() -> Any:
+    """The notebook after it ran in a fresh clone on drawn images, with paths relative to the clone."""
     os.environ["ONEHEAD_DRAWN"] = "all"
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # Colab has what tqdm misses here
     with tempfile.TemporaryDirectory() as name:
         clone = Path(name) / "onehead"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         notebook = nbformat.read(NOTEBOOK, as_version=4)
         resources = {"metadata": {"path": str(clone)}}
         NotebookClient(notebook, timeout=3600, coalesce_streams=True, resources=resources).execute()
-        nbformat.write(cleaned(notebook, clone), NOTEBOOK)
+        return nbformat.reads(nbformat.writes(notebook).replace(f"{clone}{os.sep}", ""), as_version=4)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Execute, keep, clean, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--executed", type=Path, metavar="FILE", help="store what this notebook printed when it ran")
+    given = parser.parse_args(argv).executed
+    kept = given or ROOT / "runs" / "colab-executed.ipynb"
+    if not given:
+        kept.parent.mkdir(exist_ok=True)
+        nbformat.write(executed(), kept)
+        print(f"{kept} is the notebook as it ran; --executed takes it up again")
+    nbformat.write(cleaned(nbformat.read(kept, as_version=4)), NOTEBOOK)
     return 0
 
 

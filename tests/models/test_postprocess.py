@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from models.boxes import to_xyxy
-from models.postprocess import class_masks, clip, detections
+from models.postprocess import class_masks, clip, detections, rival_overlap
 from tests.models.builders import images, random_objects, tiny
 
 
@@ -23,6 +23,24 @@ def test_all_pairs_of_query_and_class_are_ranked() -> None:
     (best,) = detections(outputs, top_k=1)
     assert best["scores"].tolist() == pytest.approx([0.6])
     assert {k: tuple(v.shape) for k, v in best.items()} == {"scores": (1,), "labels": (1,), "boxes": (1, 4)}
+
+
+def test_an_object_found_twice_counts_once_a_class() -> None:
+    # Of three queries the first two overlap by 0.8 / 1.2 = 2/3, the third stands apart.
+    outputs = {
+        "pred_conf": torch.tensor([[0.8, 0.5, 0.4]]).logit(),
+        "pred_logits": torch.tensor([[[0.9, 0.1], [0.6, 0.4], [1.0, 1e-9]]]).log(),
+        "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.54, 0.5, 0.2, 0.2], [0.2, 0.2, 0.2, 0.2]]]),
+    }
+    assert rival_overlap(torch.tensor([[[0.72, 0.08], [0.3, 0.2], [0.4, 0.0]]]), outputs["pred_boxes"])[
+        0
+    ].flatten().tolist() == pytest.approx([0, 2 / 3, 2 / 3, 0, 0, 0], abs=1e-5)
+    (found,) = detections(outputs, top_k=4)
+    # The second query is less sure of class 0, but surer of class 1, where the first gives way.
+    assert found["scores"].tolist() == pytest.approx([0.72, 0.4, 0.2, 0.003])
+    assert found["labels"].tolist() == [0, 0, 1, 0]
+    (both,) = detections(outputs, top_k=4, same=1)
+    assert both["scores"].tolist() == pytest.approx([0.72, 0.4, 0.3, 0.2])
 
 
 def test_each_image_is_ranked_by_itself() -> None:
