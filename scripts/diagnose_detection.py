@@ -35,7 +35,7 @@ from engine.metrics import MAX_DETECTIONS, Detections, DetectionTally
 from models.boxes import to_xyxy
 from models.head import pick
 from models.onehead import OneHead
-from models.postprocess import detections
+from models.postprocess import SAME, detections
 
 SIDES = (0, 8, 16, 32, 64, 128, 4096)
 """Bounds of the sizes that are told apart, in pixels of the input."""
@@ -54,9 +54,9 @@ def readings(outputs: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
     return {"places + NMS": dense, "selected": selected, **{f"layer {i + 1}": o for i, o in enumerate(layers)}}
 
 
-def best(out: dict[str, Tensor], suppress: bool) -> dict[str, Tensor]:
+def best(out: dict[str, Tensor], suppress: bool, same: float) -> dict[str, Tensor]:
     """Scores, labels and boxes x1 y1 x2 y2, fractions, of one image."""
-    found = detections(out, 1000, same=1)[0] if suppress else detections(out, MAX_DETECTIONS)[0]
+    found = detections(out, 1000, same=1)[0] if suppress else detections(out, MAX_DETECTIONS, same)[0]
     found["boxes"] = to_xyxy(found["boxes"])
     if suppress:
         kept = batched_nms(found["boxes"], found["scores"], found["labels"], 0.6)[:MAX_DETECTIONS]
@@ -65,7 +65,9 @@ def best(out: dict[str, Tensor], suppress: bool) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def diagnose(model: OneHead, task_set: TaskSet) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+def diagnose(
+    model: OneHead, task_set: TaskSet, same: float = SAME
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Scores of every reading of `model` on a detection set, and what places make of objects of every size."""
     dataset = TaskDataset(task_set, model.input_size, None)
     found: dict[str, list[Detections]] = {}
@@ -76,7 +78,7 @@ def diagnose(model: OneHead, task_set: TaskSet) -> tuple[dict[str, dict[str, flo
         truth = record.boxes[~record.crowd]
         outputs = model(dataset[i].image[None])
         for name, out in readings(outputs).items():
-            one = best({k: out[k] for k in ("pred_boxes", "pred_logits", "pred_conf")}, "NMS" in name)
+            one = best({k: out[k] for k in ("pred_boxes", "pred_logits", "pred_conf")}, "NMS" in name, same)
             boxes = one["boxes"] * size
             found.setdefault(name, []).append(Detections(boxes, one["scores"], one["labels"]))
             if len(truth):
@@ -132,17 +134,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_root", default="data")
     parts = ("val", "held", "learnt")
     parser.add_argument("--images", choices=parts, default="val", help="held: those of data.holdout; learnt: the rest")
+    parser.add_argument("--same", type=float, default=SAME, help="IoU from which two boxes are one object; 1: never")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the tables here")
     args = parser.parse_args(argv)
     model = load_model(args.weights)
     split, part = ("val", "all") if args.images == "val" else ("train", "choose" if args.images == "held" else "fit")
     task_set = load_set(args.data_root, "det", split, model.classes["det"], part=part)  # type: ignore[arg-type]
-    table, sizes = diagnose(model, task_set)
+    table, sizes = diagnose(model, task_set, args.same)
     show(table)
     print()
     show(sizes)
     if args.json:
-        about = {"run": load(args.weights)["config"]["name"], "images": args.images, **provenance()}
+        about = {"run": load(args.weights)["config"]["name"], "images": args.images, "same": args.same, **provenance()}
         write_text(args.json, json.dumps({**about, "readings": table, "sizes": sizes}, indent=1) + "\n")
     return 0
 

@@ -174,6 +174,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-cls": search,
     "search-hold": search,
     "search-plain-end": search,
+    "search-mosaics": search,
     "search-chain": chains,
     "search-chain-held": chains,
     "classes": classes,

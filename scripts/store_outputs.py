@@ -64,7 +64,12 @@ def executed() -> Any:
         notebook = nbformat.read(NOTEBOOK, as_version=4)
         resources = {"metadata": {"path": str(clone)}}
         NotebookClient(notebook, timeout=3600, coalesce_streams=True, resources=resources).execute()
-        return nbformat.reads(nbformat.writes(notebook).replace(f"{clone}{os.sep}", ""), as_version=4)
+        return relative(notebook, clone)
+
+
+def relative(notebook: Any, folder: Path) -> Any:
+    """The notebook with paths below a folder relative to it."""
+    return nbformat.reads(nbformat.writes(notebook).replace(f"{folder}{os.sep}", ""), as_version=4)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

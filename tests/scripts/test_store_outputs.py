@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from engine.errors import UserError
-from scripts.store_outputs import cleaned, last_frames
+from scripts.store_outputs import cleaned, last_frames, relative
 
 
 def with_output(text: str) -> nbformat.NotebookNode:
@@ -26,16 +26,16 @@ def test_of_lines_written_over_each_other_the_last_stays() -> None:
 
 
 def test_paths_in_the_clone_are_relative_and_others_are_refused() -> None:
-    notebook = cleaned(with_output("wrote /tmp/x/onehead/runs/a.png\n"), Path("/tmp/x/onehead"))
+    notebook = cleaned(relative(with_output("wrote /tmp/x/onehead/runs/a.png\n"), Path("/tmp/x/onehead")))
     assert notebook.cells[0].outputs[0].text == "wrote runs/a.png\n"
     assert "execution" not in notebook.cells[0].metadata
     with pytest.raises(UserError, match=r"/usr/lib/python3/x\.py"):
-        cleaned(with_output("warning in /usr/lib/python3/x.py"), Path("/tmp/x/onehead"))
-    cleaned(with_output("see https://example.org/a/b/c and 1/2"), Path("/tmp/x/onehead"))
+        cleaned(with_output("warning in /usr/lib/python3/x.py"))
+    cleaned(with_output("see https://example.org/a/b/c and 1/2"))
 
 
 def test_a_cell_that_failed_is_not_stored() -> None:
     notebook = with_output("")
     notebook.cells[0].outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])]
     with pytest.raises(UserError, match="ValueError: no"):
-        cleaned(notebook, Path("/tmp"))
+        cleaned(notebook)
