@@ -13,26 +13,25 @@ from data.transforms import Axis, Picture, fit, make_boxes, to_picture, to_sampl
 from data.types import VOID, Sample
 
 
-def mosaic(samples: Sequence[Sample], generator: Generator, most: float = 0.0) -> Sample:
+def mosaic(samples: Sequence[Sample], generator: Generator) -> Sample:
     """Compose four samples of one size, two by two around a random centre, into one of that size.
 
-    Each is shrunk without changing its aspect and cropped to its quarter. By how much is drawn: with `most` = 0 always
-    so that it covers the quarter, with 1 anything from that to its own size, evenly in logarithms. Boxes (or a mask)
-    are there only if all four samples have them; the label is None, the index the first one's. Raises `ValueError` for
-    another number of samples and for mixed sizes. Bochkovskiy et al., arXiv 2004.10934.
+    Each is shrunk without changing its aspect and cropped to its quarter. Boxes (or a mask) are there only if
+    all four samples have them; the label is None, the index the first one's. Raises `ValueError` for another
+    number of samples and for mixed sizes. Bochkovskiy et al., arXiv 2004.10934.
     """
     sizes = {tuple(sample.image.shape[-2:]) for sample in samples}
     if len(samples) != 4 or len(sizes) != 1:
         raise ValueError(f"mosaic takes four samples of one size, got {len(samples)}, sizes {sorted(sizes)}.")
     (height, width), *_ = sizes
-    u = torch.rand(14, generator=generator).tolist()
+    u = torch.rand(10, generator=generator).tolist()
     middle_y, middle_x = round(height * (0.35 + 0.3 * u[0])), round(width * (0.35 + 0.3 * u[1]))
     quarters: list[Picture] = []
     shifts: list[Tensor] = []
     for i, sample in enumerate(samples):
         top, high = ((0, middle_y), (middle_y, height - middle_y))[i // 2]
         left, wide = ((0, middle_x), (middle_x, width - middle_x))[i % 2]
-        shrink = max(high / height, wide / width) ** (1 - most * u[10 + i])
+        shrink = max(high / height, wide / width)
         rows = Axis.zoomed(height, high, shrink * height / high, u[2 + 2 * i])
         columns = Axis.zoomed(width, wide, shrink * width / wide, u[3 + 2 * i])
         quarters.append(fit(to_picture(sample), (high, wide), rows, columns))

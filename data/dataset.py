@@ -24,20 +24,6 @@ def sample_generator(seed: int, epoch: int, index: int) -> Generator:
     return Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def repeat_factors(task_set: TaskSet) -> Tensor:
-    """How often each image of a detection set is wanted, float32 (N,), at least 1.
-
-    The square root of how much rarer its rarest class is than the median class, counted in images. Source: repeat
-    factor sampling, LVIS, arXiv 1908.03195, appendix.
-    """
-    present = torch.zeros(len(task_set.records), len(task_set.classes), dtype=torch.bool)
-    for shown, record in zip(present, task_set.records):
-        shown[record.labels[record.labels < len(task_set.classes)]] = True
-    images = present.sum(0).float()
-    wanted = (images[images > 0].median() / images.clamp(min=1)).sqrt()
-    return torch.where(present, wanted, 0.0).amax(1).clamp(min=1.0)
-
-
 class TaskDataset(Dataset[Sample]):
     """The samples of one split of one task.
 
@@ -61,8 +47,6 @@ class TaskDataset(Dataset[Sample]):
         self.augment = augment
         self._evaluate = eval_transform(size)
         self._vary = train_transform(task_set.task, size, augment or Augment())
-        balance = augment is not None and augment.balance and task_set.task == "det"
-        self._shares = repeat_factors(task_set) if balance else torch.ones(len(task_set.records))
         self._pictures: list[Picture | None] = [None] * len(task_set.records)
         # Shared memory, so that workers that live longer than an epoch see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -78,14 +62,14 @@ class TaskDataset(Dataset[Sample]):
         generator = sample_generator(self.seed, int(self._epoch), index)
         sample, task = self._vary(picture, generator), self.task_set.task
         if task != "cls" and torch.rand((), generator=generator) < self.augment.mosaic:
-            sample = mosaic([sample, *self._others(3, generator)], generator, self.augment.mosaic_crop)
+            sample = mosaic([sample, *self._others(3, generator)], generator)
         if task == "seg" and torch.rand((), generator=generator) < self.augment.paste:
             sample = paste(sample, *self._others(1, generator))
         return sample
 
     def _others(self, count: int, generator: Generator) -> list[Sample]:
         """Any other samples, varied."""
-        chosen = torch.multinomial(self._shares, count, replacement=True, generator=generator).tolist()
+        chosen = torch.randint(len(self), (count,), generator=generator).tolist()
         return [self._vary(self._picture(i), generator) for i in chosen]
 
     def _picture(self, index: int) -> Picture:

@@ -45,10 +45,6 @@ class Augment:
     """Probability of a greyscale image."""
     mosaic: float = 0.0
     """Seg, det: probability that four images are composed into one; 0 is off."""
-    mosaic_crop: float = 0.0
-    """Seg, det: mosaics show images shrunk to about half (0), or at any size up to their own and cropped (1)."""
-    balance: bool = False
-    """Det: the other three images of a mosaic are those of rare classes more often."""
     paste: float = 0.0
     """Seg: probability that the objects of another image are pasted in; 0 is off."""
 

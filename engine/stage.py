@@ -30,7 +30,6 @@ from engine.run import Run, rounded
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
 from models.onehead import OneHead
-from models.regions import with_regions
 
 
 def parameter_groups(
@@ -95,7 +94,6 @@ class StageLoop:
         self.seen = run.seen(name, (*self.stage.tasks, *self.stage.old))
         freeze = config.continual.freeze_statistics
         self.freeze = freeze == "always" or (freeze == "later" and bool(self.stage.old))
-        self.regions = config.loss.regions and "det" not in (*self.stage.tasks, *self.stage.old)
         self.epochs = getattr(config.optim.epochs, name)
         self.criterion = Criterion(config.loss, run.mean_count)
         self.loaders = run.loaders(name)
@@ -216,8 +214,6 @@ class StageLoop:
         """One optimiser step; returns its loss terms."""
         accelerator = self.run.accelerator
         images, targets = batch
-        if self.regions:
-            targets = with_regions(targets)
         images = images.to(self.run.device, memory_format=torch.channels_last, non_blocking=True)
         step = Step(images, targets.to(self.run.device))
         with accelerator.autocast():
@@ -243,7 +239,7 @@ class StageLoop:
         """Forward pass, criterion and penalties."""
         config = self.run.config.loss
         boxes, match, groups = None, None, 0
-        if "det" in self.stage.tasks or self.regions:
+        if "det" in self.stage.tasks:
             groups = config.groups
             if config.denoise:
                 boxes, match = denoising_boxes(step.targets, self.model.config.queries, config.denoise)

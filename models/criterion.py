@@ -17,7 +17,7 @@ from torchvision.ops import generalized_box_iou_loss
 from models.boxes import pair_iou, to_xyxy
 from models.head import Outputs
 from models.matcher import Match, match_one_to_many, match_one_to_one
-from models.targets import NO_CLASS, UNNAMED, VOID, Targets
+from models.targets import NO_CLASS, VOID, Targets
 
 Losses = dict[str, Tensor]
 
@@ -52,8 +52,6 @@ class LossConfig:
     """Additional runs of queries for one-to-many matching."""
     denoise: int = 1
     """Runs of denoising queries."""
-    regions: bool = False
-    """Before detection is learnt, the connected regions of masks count as objects without a class."""
 
 
 class Criterion:
@@ -143,18 +141,15 @@ class Criterion:
         quality = torch.zeros_like(out["pred_conf"], dtype=torch.float32)
         quality[where] = pair_iou(boxes.detach(), match.boxes).clamp(min=0.05)
         conf = varifocal(out["pred_conf"].float(), quality) * targets.has_boxes[:, None]
+        smoothing = self.config.smoothing
+        ce = F.cross_entropy(logits, match.labels, reduction="sum", label_smoothing=smoothing)
         giou = generalized_box_iou_loss(to_xyxy(boxes), to_xyxy(match.boxes), reduction="sum")
         return {
             "conf": conf.sum() / count,
-            "det_class": self.named(logits, match.labels) / count,
+            "det_class": ce / count,
             "l1": (boxes - match.boxes).abs().sum() / count,
             "giou": giou / count,
         }
-
-    def named(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Summed cross-entropy of the objects whose class is told."""
-        ignore, smoothing = UNNAMED, self.config.smoothing
-        return F.cross_entropy(logits, labels, ignore_index=ignore, reduction="sum", label_smoothing=smoothing)
 
     def segmentation(self, logits_BKHW: Tensor, targets: Targets, count: Tensor, zoom: int = 2) -> Losses:
         """Cross-entropy and Dice per labelled image, at `zoom` times the logits' resolution, void left out.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.boxes import pair_giou, pair_iou
 from models.head import CELLS_PER_REFERENCE, Outputs
-from models.targets import UNNAMED, Targets
+from models.targets import Targets
 
 COST_CLASS, COST_L1, COST_GIOU = 2.0, 5.0, 2.0
 """Weights of DETR's cost (arXiv 2005.12872, section 3.1), class cost 2 as in Deformable DETR."""
@@ -57,10 +57,9 @@ class Objects:
 
 
 def object_cost(outputs: Outputs, objects: Objects) -> Tensor:
-    """Cost (M, N) of giving each object to each prediction of its own image; any class suits an unnamed object."""
+    """Cost (M, N) of giving each object to each prediction of its own image."""
     chance_BCN = outputs["pred_logits"].float().softmax(-1).transpose(1, 2)
-    chance = chance_BCN[objects.image, objects.labels.clamp(min=0)]
-    chance = chance.where((objects.labels != UNNAMED)[:, None], 1.0)
+    chance = chance_BCN[objects.image, objects.labels]
     score = outputs["pred_conf"].float().sigmoid()[objects.image] * chance
     boxes, wanted = outputs["pred_boxes"].float()[objects.image], objects.boxes[:, None]
     distance = (boxes - wanted).abs().sum(-1)

@@ -11,15 +11,13 @@ VOID = 255
 """Mask value without a label."""
 NO_CLASS = -1
 """Value of `Targets.classes` for an image without an image label."""
-UNNAMED = -1
-"""Value of `Targets.labels` for an object whose class is not told: its place counts, its class does not."""
 
 
 @dataclass
 class Targets:
     """Annotations of B images. Any image may lack any of the three; what is missing costs no loss.
 
-    boxes: B tensors float32 (n, 4), cx cy w h as fractions of the image; labels: B tensors int64 (n,), -1: unnamed;
+    boxes: B tensors float32 (n, 4), cx cy w h as fractions of the image; labels: B tensors int64 (n,);
     has_boxes: bool (B,), True where the boxes are annotated (an empty list then means "no objects");
     masks: int64 (B, H, W), 255 where unlabelled; classes: int64 (B,), -1 where unlabelled.
     """

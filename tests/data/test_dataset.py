@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from data.dataset import TaskDataset, repeat_factors, sample_generator
+from data.dataset import TaskDataset, sample_generator
 from data.errors import DataError
 from data.transforms import Augment
 from data.types import Record, Sample, TaskSet
@@ -200,13 +200,3 @@ def test_classification_images_are_never_composed(tmp_path: Path):
     task_set = TaskSet("cls", "train", "drawn", ("cat", "dog"), (record,))
     sample = TaskDataset(task_set, 30, Augment(mosaic=1.0))[0]
     assert sample.label == 1
-
-
-def test_images_of_rare_classes_are_wanted_more_often():
-    seen = [[0], [0], [0], [0], [0, 1], [1], [1], [1, 2], [3], []]
-    labels = [torch.tensor(classes, dtype=torch.int64) for classes in seen]
-    records = [Record(Path("x"), torch.zeros(len(x), 4), x) for x in labels]
-    task_set = TaskSet("det", "train", "drawn", ("a", "b", "c"), tuple(records), unknown=("d",))
-    # In images: a 5, b 4 (the median), c 1; d is unknown.
-    expected = [1, 1, 1, 1, 1, 1, 1, 2, 1, 1]
-    torch.testing.assert_close(repeat_factors(task_set), torch.tensor(expected, dtype=torch.float32))

@@ -32,9 +32,9 @@ def test_an_object_found_twice_counts_once_a_class() -> None:
         "pred_logits": torch.tensor([[[0.9, 0.1], [0.6, 0.4], [1.0, 1e-9]]]).log(),
         "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.54, 0.5, 0.2, 0.2], [0.2, 0.2, 0.2, 0.2]]]),
     }
-    assert rival_overlap(torch.tensor([[[0.72, 0.08], [0.3, 0.2], [0.4, 0.0]]]), outputs["pred_boxes"])[
-        0
-    ].flatten().tolist() == pytest.approx([0, 2 / 3, 2 / 3, 0, 0, 0], abs=1e-5)
+    chances = torch.tensor([[[0.72, 0.08], [0.3, 0.2], [0.4, 0.0]]])
+    overlap = rival_overlap(chances, outputs["pred_boxes"])
+    assert overlap.flatten().tolist() == pytest.approx([0, 2 / 3, 2 / 3, 0, 0, 0], abs=1e-5)
     (found,) = detections(outputs, top_k=4)
     # The second query is less sure of class 0, but surer of class 1, where the first gives way.
     assert found["scores"].tolist() == pytest.approx([0.72, 0.4, 0.2, 0.003])
