@@ -112,8 +112,8 @@ def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:
     parsed = parser.parse_args(["--config", grid.config, *to_options(settings)])
     config = to_config(parser, parsed)
     remedies = config.continual
-    others = tuple(f"optim.{kind}.{s}" for kind in ("shared_lr", "epochs") for s in (*TASKS, JOINT) if s != first)
-    changed = {key for key in settings if settings[key] != grid.settings.get(key)} - {"order", *others}
+    rates = [f"optim.{kind}.{s}" for kind in ("shared_lr", "epochs") for s in (*TASKS, JOINT) if s != first]
+    changed = {key for key in settings if settings[key] != grid.settings.get(key)} - {"order", "optim.probe", *rates}
     return (
         not remedies.hold
         and not remedies.recall

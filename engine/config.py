@@ -82,6 +82,8 @@ class OptimConfig:
     """Decoupled weight decay of matrices and filters; biases, norms and scales have none."""
     warmup: float = 0.05
     """Share of a stage's steps with a rising rate."""
+    probe: float = 0.0
+    """Share of a later stage's steps in which only the new task's own rows learn; the others then rise as slowly."""
     clip: float = 2.0
     """Largest gradient norm."""
     ema: float = 0.99

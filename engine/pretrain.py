@@ -32,7 +32,8 @@ from engine.errors import UserError
 from engine.files import alone, write_text
 from engine.heldout import heldout_accuracy
 from engine.plots import plot_pretraining
-from engine.stage import check_losses, check_norm, parameter_groups, rate
+from engine.rates import parameter_groups, rate
+from engine.stage import check_losses, check_norm
 from engine.tracking import Row, Tracker
 from models.criterion import Criterion
 from models.denoising import denoising_boxes

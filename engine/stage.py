@@ -23,37 +23,14 @@ from continual import Losses, Step
 from continual.base import OWNED
 from engine.batches import Batch, stable_seed
 from engine.checkpoint import model_content, provenance, save
-from engine.config import OptimConfig, to_dict
+from engine.config import to_dict
 from engine.distributed import synchronise
 from engine.errors import UserError
+from engine.rates import parameter_groups, rate, shared_rate
 from engine.run import Run, rounded
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
 from models.onehead import OneHead
-
-
-def parameter_groups(
-    model: OneHead, config: OptimConfig, lr: float, shared: float = 1.0, owned: Collection[str] = OWNED
-) -> list[dict[str, Any]]:
-    """Groups by rate (`shared` times `lr` for what tasks share) and weight decay (matrices and filters have it).
-
-    What single tasks own has none: rows of old tasks get no gradient, and shall not fade either.
-    """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, p in model.named_parameters():
-        own = name in owned
-        factor = 1.0 if own else shared * (config.backbone_lr if name.startswith("backbone.") else 1.0)
-        decay = config.weight_decay if p.ndim > 1 and not own else 0.0
-        groups.setdefault((lr * factor, decay), []).append(p)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
-
-
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Learning rate of a step as a share of the highest: linear warm-up, then cosine to zero."""
-    rise = max(1, round(steps * warmup))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def freeze_statistics(model: nn.Module) -> None:
@@ -205,9 +182,11 @@ class StageLoop:
 
     def set_rate(self, step: int) -> float:
         """Set the learning rates of a step and return the highest."""
-        factor = rate(step, self.steps, self.run.config.optim.warmup)
+        optim = self.run.config.optim
+        factor = rate(step, self.steps, optim.warmup)
+        shared = shared_rate(step, self.steps, optim.warmup, optim.probe) if self.stage.old else factor
         for group, peak in zip(self.optimizer.param_groups, self.peak):
-            group["lr"] = peak * factor
+            group["lr"] = peak * (factor if group["own"] else shared)
         return max(self.peak) * factor
 
     def step(self, batch: Batch, number: int) -> dict[str, float]:

@@ -17,7 +17,8 @@ from data.synthetic import scene
 from data.types import TASKS, Task
 from engine.config import OptimConfig
 from engine.device import peak_memory
-from engine.stage import freeze_statistics, parameter_groups
+from engine.rates import parameter_groups
+from engine.stage import freeze_statistics
 from models.criterion import Criterion, LossConfig
 from models.denoising import denoising_boxes
 from models.onehead import OneHead

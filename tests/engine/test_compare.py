@@ -55,6 +55,7 @@ def test_a_first_stage_that_is_trained_otherwise_is_no_baseline(setting: str, co
     slow = replace(chain, settings={**chain.settings, setting: 0.5})
     assert starts_like_baseline(grid, base, "seg")
     assert starts_like_baseline(grid, chain, "cls")
+    assert starts_like_baseline(grid, replace(chain, settings={**chain.settings, "optim.probe": 0.1}), "cls")
     assert not starts_like_baseline(grid, slow, "cls")
 
 
