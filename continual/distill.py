@@ -44,7 +44,7 @@ class Distill(Taught):
         return divergence(outputs["pred_class"], taught["pred_class"], dim=1).mean()
 
     def objects(self, outputs: dict[str, Any], taught: dict[str, Any]) -> Tensor:
-        """Dense tokens by position, then every decoder layer's queries, which share index and reference box."""
+        """Mean over dense tokens by position and every decoder layer's queries, which share index and reference box."""
         pairs = [(outputs["dense"], taught["dense"]), (outputs, taught)]
         pairs += [(s, t) for s, t in zip(outputs["aux_outputs"], taught["aux_outputs"]) if "pred_boxes" in s]
-        return torch.stack([object_distance(s, t) for s, t in pairs]).sum()
+        return torch.stack([object_distance(s, t) for s, t in pairs]).mean()

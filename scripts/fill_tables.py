@@ -84,13 +84,13 @@ def search(folder: Path) -> str:
 
 
 def chains(folder: Path) -> str:
-    """One row a chain of stages: every metric right after its own stage and at the end, minutes, commit."""
+    """One row a chain of stages, all or the first of them: metrics after their own and the last one, minutes."""
     rows = [["chain", *(f"{metric}: own stage, end" for metric in OWN), "minutes", "commit"]]
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
         after = {row["stage"]: row for row in result["rows"]}
         end = result["rows"][-1]
-        values = [f"{after[stage][metric]:.3f}, {end[metric]:.3f}" for metric, stage in OWN.items()]
+        values = [f"{after[s][m]:.3f}, {end[m]:.3f}" if s in after else "-" for m, s in OWN.items()]
         rows.append([path.stem, *values, f"{result['minutes']:.1f}", result["commit"]])
     return "\n".join(markdown(rows))
 
@@ -177,6 +177,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-mosaics": search,
     "search-chain": chains,
     "search-chain-held": chains,
+    "search-teacher": chains,
     "classes": classes,
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),

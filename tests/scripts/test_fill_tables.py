@@ -75,6 +75,9 @@ def test_chains_show_what_each_task_had_and_has(tmp_path: Path) -> None:
     write(tmp_path / "search-chain", {"rows": rows, "minutes": 20, "commit": "abc"})
     filled = fill("<!-- table search-chain -->\n<!-- end -->\n", tmp_path)
     assert "| 0 | 0.200, 0.180 | 0.100, 0.120 | 0.050, 0.040 | 0.800, 0.800 | 20.0 | abc |" in filled
+    write(tmp_path / "search-teacher", {"rows": rows[:2], "minutes": 15, "commit": "abc"})
+    filled = fill("<!-- table search-teacher -->\n<!-- end -->\n", tmp_path)
+    assert "| 0 | 0.200, 0.150 | 0.100, 0.100 | 0.050, 0.050 | - | 15.0 | abc |" in filled
 
 
 def test_a_table_without_records_or_name_is_refused(tmp_path: Path) -> None:
