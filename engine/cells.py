@@ -131,7 +131,8 @@ def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any
         "settings": settings,
         "command": " ".join([f"python -m {grid.program}", *what, *to_options(settings)]),
         **{k: summary[k] for k in KEPT},
-        "rows": stage_ends(runs / run / "metrics.jsonl"),
+        "rows": stage_ends(evaluations(runs / run / "metrics.jsonl")),
+        "curve": curve(evaluations(runs / run / "metrics.jsonl")),
     }
     write_text(target, json.dumps(result, indent=1) + "\n")
     return result
@@ -142,8 +143,18 @@ def train_apart(program: str, words: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-m", program, *words], check=False).returncode
 
 
-def stage_ends(path: Path) -> list[dict[str, Any]]:
-    """The evaluations at the end of each stage of a run."""
+def evaluations(path: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl in which all sets were evaluated."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    last = {row["stage"]: row for row in rows if set(HEADLINE.values()) & row.keys()}
+    return [row for row in rows if set(HEADLINE.values()) & row.keys()]
+
+
+def stage_ends(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last evaluation of each stage."""
+    last = {row["stage"]: row for row in rows}
     return [{k: v for k, v in row.items() if k not in ("lr", "losses")} for row in last.values()]
+
+
+def curve(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a forgetting curve shows of every evaluation."""
+    return [{k: row[k] for k in ("stage", "epoch", *HEADLINE.values(), "AP50") if k in row} for row in rows]

@@ -64,6 +64,7 @@ def test_a_grid_is_trained_once_and_then_read(
     assert [f.name for f in files] == ["fast-seg-s3.json", "slow-seg-s3.json"]
     cell = json.loads(files[0].read_text())
     assert cell["rows"][-1]["stage"] == "seg"
+    assert cell["curve"][-1] == {k: cell["rows"][-1][k] for k in ("stage", "epoch", "mIoU", "mAP", "AP50", "Top-1")}
     assert "--optim.lr 0.01" in cell["command"]
     written = [f.stat().st_mtime_ns for f in files]
     assert main(arguments) == 0
