@@ -124,6 +124,7 @@ def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any
     if train_apart(grid.program, words):
         raise UserError(f"the training of {run} failed, see above; run the same command again to go on from here")
     summary = json.loads((runs / run / "summary.json").read_text())
+    rows = evaluations(runs / run / "metrics.jsonl")
     result = {
         "variant": cell.variant,
         "stage": cell.stage,
@@ -131,8 +132,8 @@ def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any
         "settings": settings,
         "command": " ".join([f"python -m {grid.program}", *what, *to_options(settings)]),
         **{k: summary[k] for k in KEPT},
-        "rows": stage_ends(evaluations(runs / run / "metrics.jsonl")),
-        "curve": curve(evaluations(runs / run / "metrics.jsonl")),
+        "rows": stage_ends(rows),
+        "curve": curve(rows),
     }
     write_text(target, json.dumps(result, indent=1) + "\n")
     return result

@@ -105,15 +105,16 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
 def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:
     """Whether a chain trains its first stage as the baseline of that task is trained.
 
-    Cells of one grid may differ from it in what does nothing in a first stage: other stages' rates, most remedies.
+    Cells of one grid may differ from it in what does nothing in a first stage: other stages' rates and passes, the
+    probe, most remedies.
     """
     parser = build_parser("", "")
     settings = {k: v for k, v in cell.settings.items() if k != "stage"}
     parsed = parser.parse_args(["--config", grid.config, *to_options(settings)])
     config = to_config(parser, parsed)
     remedies = config.continual
-    rates = [f"optim.{kind}.{s}" for kind in ("shared_lr", "epochs") for s in (*TASKS, JOINT) if s != first]
-    changed = {key for key in settings if settings[key] != grid.settings.get(key)} - {"order", "optim.probe", *rates}
+    others = [f"optim.{kind}.{s}" for kind in ("shared_lr", "epochs") for s in (*TASKS, JOINT) if s != first]
+    changed = {key for key in settings if settings[key] != grid.settings.get(key)} - {"order", "optim.probe", *others}
     return (
         not remedies.hold
         and not remedies.recall

@@ -83,7 +83,7 @@ class OptimConfig:
     warmup: float = 0.05
     """Share of a stage's steps with a rising rate."""
     probe: float = 0.0
-    """Share of a later stage's steps in which only the new task's own rows learn; the others then rise as slowly."""
+    """Share of a later stage's steps in which only projection and class queries learn; the rest then rises slowly."""
     clip: float = 2.0
     """Largest gradient norm."""
     ema: float = 0.99

@@ -199,8 +199,8 @@ def to_config(parser: Parser, parsed: Namespace) -> Config:
         least = int(key in AT_LEAST_ONE)
         if isinstance(parsed[key], (int, float)) and parsed[key] < least:
             raise UserError(f"{key} is {parsed[key]}: it must be at least {least}")
-    if config.optim.probe > 0.5:
-        raise UserError(f"optim.probe is {config.optim.probe}: it must be at most 0.5, for the rest rises as slowly")
+    if config.optim.probe > 0.3:
+        raise UserError(f"optim.probe is {config.optim.probe}: it must be at most 0.3, or rates do not fall in time")
     for side in (config.data.size, *config.pretrain.sizes):
         if side < 32 or side % 32:
             key = "data.size is" if side == config.data.size else "pretrain.sizes names"

@@ -18,7 +18,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups by rate (`shared` times `lr` for what tasks share), weight decay (matrices and filters have it) and owner.
 
-    What single tasks own has no decay: rows of old tasks get no gradient, and shall not fade either.
+    What single tasks own has no decay: rows of old tasks may get no gradient, and shall not fade either.
     """
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
@@ -41,7 +41,7 @@ def rate(step: int, steps: int, warmup: float) -> float:
 
 
 def shared_rate(step: int, steps: int, warmup: float, probe: float) -> float:
-    """Share of the highest rate for what tasks share: none while new rows learn to read it, then a rise as long.
+    """Share of the highest rate for what tasks share: none while rows learn to read it, then a rise as long.
 
     Gradients of untrained rows distort features that old tasks read (arXiv 2202.10054: first probe, then fine-tune).
     """

@@ -103,7 +103,16 @@ class StageLoop:
         """Take up weights, averages, optimiser and position from last.pt."""
         self.model.load_state_dict(content["model"])
         self.ema.module.load_state_dict(content["ema"])
-        optimizer.load_state_dict(content["optimizer"])
+        own = [group["own"] for group in optimizer.param_groups]
+        try:
+            optimizer.load_state_dict(content["optimizer"])
+        except ValueError:
+            raise UserError(
+                f"{self.run.folder / 'last.pt'} holds an optimiser with other groups of weights: resume with the "
+                "rates, weight decay and version of this program that the run began with, or start under a new --name"
+            ) from None
+        for group, is_own in zip(optimizer.param_groups, own):
+            group["own"] = is_own
         self.epoch, self.seconds = content["epoch"], content["seconds"]
 
     def train(self) -> OneHead:
@@ -187,7 +196,11 @@ class StageLoop:
         shared = shared_rate(step, self.steps, optim.warmup, optim.probe) if self.stage.old else factor
         for group, peak in zip(self.optimizer.param_groups, self.peak):
             group["lr"] = peak * (factor if group["own"] else shared)
-        return max(self.peak) * factor
+        return self.highest_rate()
+
+    def highest_rate(self) -> float:
+        """Of all groups, at this step."""
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
     def step(self, batch: Batch, number: int) -> dict[str, float]:
         """One optimiser step; returns its loss terms."""
@@ -211,7 +224,7 @@ class StageLoop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.model, step=number)
-        self.progress.set_postfix(loss=f"{sum(values.values()):.3f}", lr=f"{self.optimizer.param_groups[0]['lr']:.1e}")
+        self.progress.set_postfix(loss=f"{sum(values.values()):.3f}", lr=f"{self.highest_rate():.1e}")
         return {"loss": sum(values.values()), "grad_norm": norm, **values}
 
     def losses(self, step: Step) -> Losses:

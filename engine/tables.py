@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import Any
 
+from data.types import TASKS
 from engine.metrics import HEADLINE
 
 Result = dict[str, Any]
@@ -16,11 +17,7 @@ LIMIT = 0.05
 
 def comparison_table(results: Sequence[Result]) -> str:
     """Final values and drops of every variant against the baselines, then every metric after every stage."""
-    variants: dict[str, list[Result]] = {}
-    for result in results:
-        variants.setdefault(result["variant"], []).append(result)
-    chains = {name: cells for name, cells in variants.items() if "drops" in cells[0]}
-    singles = [c for cells in variants.values() for c in cells if "drops" not in c]
+    chains, singles = chains_and_singles(results)
     lines = ["# Final values and drops", "", *final_lines(chains, singles), ""]
     lines += ["Mean over seeds; drops against the single-task baseline of the same seed, positive is a loss;"]
     lines += [
@@ -31,6 +28,15 @@ def comparison_table(results: Sequence[Result]) -> str:
         "",
     ]
     return "\n".join([*lines, "# Every metric after every stage", "", *matrix_lines(chains), ""])
+
+
+def chains_and_singles(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[Result]]:
+    """Chains by variant, and the single-task baselines."""
+    chains: dict[str, list[Result]] = {}
+    for result in results:
+        if "drops" in result:
+            chains.setdefault(result["variant"], []).append(result)
+    return chains, [r for r in results if "drops" not in r and r["stage"] in TASKS]
 
 
 def final_lines(chains: dict[str, list[Result]], singles: Sequence[Result]) -> list[str]:

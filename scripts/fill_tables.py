@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError, run_cli
-from engine.tables import markdown, number
+from engine.tables import chains_and_singles, final_lines, markdown, matrix_lines, number
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "report.md")
@@ -30,8 +30,8 @@ OWN = {metric: stage for stage, metrics in METRICS.items() for metric in metrics
 RUNS = {
     "quickstart.json": "drawn sets, `make quickstart`",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
-    "search-chain/recall-384.json": "real sets, `configs/default.yaml`",
-    "search-chain/mosaic-384.json": "real sets from round 1 of stage 0, the recipe of `weights/onehead.pt`",
+    "final/onehead-all-s0.json": "real sets, `configs/default.yaml`, the recipe of `weights/onehead.pt`",
+    "search-chain/recall-384.json": "real sets, the default before it: 384 px, mosaics, a softer teacher",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""
@@ -93,6 +93,12 @@ def chains(folder: Path) -> str:
         values = [f"{after[s][m]:.3f}, {end[m]:.3f}" if s in after else "-" for m, s in OWN.items()]
         rows.append([path.stem, *values, f"{result['minutes']:.1f}", result["commit"]])
     return "\n".join(markdown(rows))
+
+
+def comparison(folder: Path) -> str:
+    """Final values and drops of a comparison's variants, then every metric after every stage."""
+    chains, singles = chains_and_singles(grid(folder))
+    return "\n".join([*final_lines(chains, singles), "", *matrix_lines(chains)])
 
 
 def classes(record: Path) -> str:
@@ -178,6 +184,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-chain": chains,
     "search-chain-held": chains,
     "search-teacher": chains,
+    "final": comparison,
     "classes": classes,
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),

@@ -34,7 +34,7 @@ def stage0(record: Path, path: Path) -> None:
 
 def forgetting(record: Path, path: Path) -> None:
     """Forgetting curves of one chain."""
-    plot_forgetting(json.loads(record.read_text())["rows"], path)
+    plot_forgetting(json.loads(record.read_text())["curve"], path)
 
 
 def architecture(record: Path, path: Path) -> None:
@@ -52,7 +52,7 @@ def prediction(weights: Path, path: Path) -> None:
 
 FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "stage0": ("results/stage0.json", stage0),
-    "forgetting": ("results/search-chain/mosaic-384.json", forgetting),
+    "forgetting": ("results/final/onehead-all-s0.json", forgetting),
     "architecture": ("results/benchmark.json", architecture),
     "prediction": ("weights/onehead.pt", prediction),
 }

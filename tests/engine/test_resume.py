@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engine.checkpoint import load
+from engine.errors import UserError
 from engine.stage import StageLoop
 from engine.train import main
 
@@ -70,6 +71,16 @@ def test_killed_at_any_step_and_resumed(steps: int, tiny: list[str], untouched: 
             main(tiny)
     main([*tiny, "--resume"])
     assert_same_end(tmp_path / "runs" / "tiny", untouched)
+
+
+@pytest.mark.parametrize("change", [["--optim.weight_decay", "0"], ["--optim.backbone_lr", "0.5"]])
+def test_other_groups_of_weights_cannot_be_resumed(change: list[str], tiny: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, 4)
+        with pytest.raises(Killed):
+            main(tiny)
+    with pytest.raises(UserError, match=r"last.pt holds an optimiser with other groups of weights"):
+        main([*tiny, *change, "--resume"])
 
 
 def test_killed_between_the_stage_checkpoint_and_the_removal_of_last(
