@@ -64,6 +64,7 @@ def plot_comparison(results: Sequence[dict[str, Any]], path: Path) -> None:
     )
     for axes, (task, metric) in zip(all_axes, HEADLINE.items()):
         colour = next(c for m, _, _, c in CURVES if m == metric)
+        axes.locator_params(axis="x", nbins=4)
         base = [r["rows"][-1][metric] for r in results if "drops" not in r and r["stage"] == task]
         if base:
             mean = sum(base) / len(base)
