@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from models.backbones import BACKBONES
 from models.head import Outputs, Queries, QueryHead
 from models.neck import FPN
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -76,15 +74,19 @@ class OneHead(nn.Module):
             len(channels),
             *(len(self.classes[task]) for task in ("det", "seg", "cls")),
         )
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1), persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W), 0..1, sides multiples of 32 -> maps (B, D, H/8, W/8), /16, /32."""
         if images.shape[-1] % 32 or images.shape[-2] % 32:
             raise ValueError(f"image sides must be multiples of 32, not {tuple(images.shape[-2:])}: resize or pad")
-        maps: list[Tensor] = self.neck(self.backbone((images - self.mean) / self.std))
+        maps: list[Tensor] = self.neck(self.backbone(self.normalized(images)))
         return maps
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """Images as backbones want them: minus ImageNet's mean, over its deviation."""
+        return (images - self.mean) / self.std
 
     def forward(
         self, images: Tensor, queries: Queries | None = None, groups: int = 0, denoise: Tensor | None = None

@@ -31,5 +31,6 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "fast_scnn": FastSCNN,
     "mobilenetv3_small": partial(TimmFeatures, "mobilenetv3_small_100"),
     "efficientnet_b0": partial(TimmFeatures, "efficientnet_b0"),
+    "efficientnet_lite0": partial(TimmFeatures, "tf_efficientnet_lite0"),
     "yolov8n": YOLOv8n,
 }

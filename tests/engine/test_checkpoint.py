@@ -305,7 +305,7 @@ def test_text_is_replaced_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     assert names_in(tmp_path) == ["metrics.jsonl"]
 
 
-@pytest.mark.parametrize("backbone", ["mobilenetv3_small", "efficientnet_b0", "yolov8n"])
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small", "efficientnet_b0", "efficientnet_lite0", "yolov8n"])
 def test_every_backbone_comes_back(backbone: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     built = OneHead(replace(SHAPE, backbone=backbone), CLASSES, input_size=64)

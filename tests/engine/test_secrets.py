@@ -38,7 +38,7 @@ def test_no_secret_of_the_environment_is_written_down(
 
 def test_public_weights_come_over_https_and_carry_their_hash() -> None:
     urls = [b.url for b in (build() for build in BACKBONES.values()) if isinstance(b, TimmFeatures)]
-    assert len(urls) == 2
+    assert len(urls) == 3
     for url in urls:
         # Without such a name torch.hub would check nothing, and say nothing.
         assert re.fullmatch(r"https://\S+-[0-9a-f]{8,}\.\w+", url), url

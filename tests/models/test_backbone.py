@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from models import backbones
 from models.backbones import BACKBONES
 from models.backbones.fast_scnn import Bottleneck, DepthwiseConv2d, FastSCNN
-from models.backbones.timm_features import TimmFeatures
+from models.backbones.timm_features import TimmFeatures, timm_names
 from models.backbones.yolov8 import YOLOv8n
 from models.criterion import Criterion, LossConfig
 from models.neck import FPN
 from models.onehead import ModelConfig, OneHead, count_parameters
 from tests.data.server import Server
-from tests.models.builders import CLASSES, TINY, images, random_targets
+from tests.models.builders import CLASSES, TINY, images, random_targets, tiny
+
+LITE0 = "tf_efficientnet_lite0"
 
 PUBLISHED = 1.11e6
 """Parameters of the whole Fast-SCNN with its classifier, arXiv 1902.04502, table 4."""
@@ -121,6 +123,44 @@ def test_imagenet_weights_from_a_file(published: dict[str, Tensor], tmp_path: Pa
     backbone = small()
     assert backbone.load_imagenet(str(path)) == str(path)
     assert all(torch.equal(v, published[k]) for k, v in backbone.body.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("_conv_stem.weight", "conv_stem.weight"),
+        ("_bn0.running_var", "bn1.running_var"),
+        ("_blocks.0._depthwise_conv.weight", "blocks.0.0.conv_dw.weight"),
+        ("_blocks.0._bn1.bias", "blocks.0.0.bn1.bias"),
+        ("_blocks.0._project_conv.weight", "blocks.0.0.conv_pw.weight"),
+        ("_blocks.0._bn2.weight", "blocks.0.0.bn2.weight"),
+        ("_blocks.1._expand_conv.weight", "blocks.1.0.conv_pw.weight"),
+        ("_blocks.2._bn0.running_mean", "blocks.1.1.bn1.running_mean"),
+        ("_blocks.3._depthwise_conv.weight", "blocks.2.0.conv_dw.weight"),
+        ("_blocks.15._project_conv.weight", "blocks.6.0.conv_pwl.weight"),
+        ("_blocks.15._bn2.bias", "blocks.6.0.bn3.bias"),
+        ("_conv_head.weight", "_conv_head.weight"),
+        ("blocks.6.0.bn3.bias", "blocks.6.0.bn3.bias"),
+    ],
+)
+def test_names_of_the_efficientnet_pytorch_family(name: str, expected: str) -> None:
+    own = timm.create_model(LITE0).state_dict()
+    expanding = {f"_blocks.{i}._expand_conv.weight": torch.zeros(1) for i in range(1, 16)}
+    value = torch.ones(1)
+    found = timm_names({**expanding, name: value}, own)
+    assert found[expected] is value
+    assert len(found) == len(expanding | {name: value})
+
+
+def test_images_reach_a_backbone_on_the_scale_its_weights_know() -> None:
+    scales = {name: TimmFeatures(model).scale for name, model in (("b0", "efficientnet_b0"), ("lite0", LITE0))}
+    assert torch.equal(scales["b0"], torch.ones(3, 1, 1))
+    lite0, seen = TimmFeatures(LITE0), list[Tensor]()
+    lite0.body.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model = tiny()
+    black_white = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 64, 64)
+    lite0((black_white - model.mean) / model.std)
+    assert torch.allclose(seen[0], black_white * 2 - 1, atol=1e-6)  # 0 to 1 becomes -1 to 1
 
 
 def test_imagenet_weights_are_downloaded_once_and_checked(
