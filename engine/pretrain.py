@@ -34,9 +34,11 @@ from engine.heldout import heldout_accuracy
 from engine.plots import plot_pretraining
 from engine.rates import parameter_groups, rate
 from engine.stage import check_losses, check_norm
+from engine.start import teacher_backbone
 from engine.tracking import Row, Tracker
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
+from models.hints import Hints
 from models.onehead import OneHead, count_parameters
 from models.targets import Targets
 from models.tiles import NO_TILE, tile_logits, tile_loss
@@ -87,11 +89,16 @@ class Pretraining:
         if config.pretrain.init and not unfinished:
             load_weights(self.model, config.pretrain.init)
         self.criterion = Criterion(config.loss)
+        self.teacher = teacher_backbone(config.pretrain.teacher) if config.pretrain.teacher else None
+        self.hints = Hints(self.teacher.channels, config.model.dim) if self.teacher else None
         self.phase, self.epoch, self.seconds = PHASES[0], 0, 0.0
         self.tracker = Tracker(folder, config.track, to_dict(config), unfinished["rows"] if unfinished else [])
-        self.model.to(self.device).to(memory_format=torch.channels_last)
+        for module in filter(None, (self.model, self.teacher, self.hints)):
+            module.to(self.device).to(memory_format=torch.channels_last)
         if unfinished:
             self.model.load_state_dict(unfinished["model"])
+            if self.hints:
+                self.hints.load_state_dict(unfinished["hints"])
             self.phase, self.epoch, self.seconds = (unfinished[k] for k in ("phase", "epoch", "seconds"))
         self.begin()
         if unfinished:
@@ -108,6 +115,8 @@ class Pretraining:
         backbone_lr = 1.0 if first else config.mosaics_backbone_lr
         optim = OptimConfig(weight_decay=config.weight_decay, backbone_lr=backbone_lr)
         groups = parameter_groups(self.model, optim, peak)
+        if self.hints:
+            groups.append({"params": [*self.hints.parameters()], "lr": peak, "weight_decay": config.weight_decay})
         self.peaks = [g["lr"] for g in groups]
         self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups, fused=True))
         self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True)
@@ -196,6 +205,10 @@ class Pretraining:
             maps = self.model.features(images)
             boxes, labels = padded(targets)
             losses = {"tile": TILE_WEIGHT[self.phase] * tile_loss(tile_logits(self.model.head, maps, boxes), labels)}
+            if self.teacher and self.hints:
+                with torch.no_grad():
+                    taught = self.teacher(self.model.normalized(images))
+                losses["hints"] = self.config.pretrain.hints * self.hints(maps, taught)
             if self.phase == PHASES[1]:
                 losses |= self.whole(maps, targets, slots)
         values = {k: float(v.detach()) for k, v in losses.items()}
@@ -235,6 +248,7 @@ class Pretraining:
         return {
             **model_content(self.model),
             "ema": self.ema.module.state_dict(),
+            "hints": self.hints.state_dict() if self.hints else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             **self.common(),

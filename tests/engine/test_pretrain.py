@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import Tensor
 
 from engine.batches import Batch
 from engine.checkpoint import FORMAT, load, load_backbone, load_model, load_weights, stage0_path
-from engine.config import Config
+from engine.config import Config, PretrainConfig
 from engine.errors import UserError
 from engine.pretrain import Pretraining
 from engine.train import main
@@ -131,6 +132,53 @@ def test_a_second_round_goes_on_from_the_first_on_canvases_of_its_own(
 def test_a_canvas_of_another_side_is_refused(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pretrain.sizes names 50: it must be a multiple of 32"):
         run(images, tmp_path, "--pretrain.sizes", "[64, 50]")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A backbone with weights in a file, as --pretrain.teacher names it."""
+    path = tmp_path_factory.mktemp("weights") / "small.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model("mobilenetv3_small_100").state_dict(), path)
+    return f"mobilenetv3_small:{path}"
+
+
+def test_a_teacher_is_learnt_from_and_an_interrupted_run_still_ends_the_same(
+    images: Path, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["--pretrain.teacher", teacher, "--pretrain.tiles", "3", "--pretrain.mosaics", "1"]
+    assert run(images, tmp_path, *more) == 0
+    rows = [json.loads(line) for line in (tmp_path / "p" / "metrics.jsonl").read_text().splitlines()]
+    missed = [row["losses"]["hints"] / PretrainConfig.hints for row in rows]
+    assert missed[2] < missed[0] < 2
+    assert missed[2] < 1  # less than is missed by who knows nothing
+    whole = Pretraining.train_epoch
+
+    def stop_once(self: Pretraining) -> dict[str, object]:
+        if self.epoch == 2 and not (tmp_path / "again" / "stopped").exists():
+            (tmp_path / "again" / "stopped").touch()
+            raise KeyboardInterrupt
+        return whole(self)
+
+    monkeypatch.setattr(Pretraining, "train_epoch", stop_once)
+    with pytest.raises(KeyboardInterrupt):
+        run(images, tmp_path / "again", *more)
+    assert run(images, tmp_path / "again", *more, "--resume") == 0
+    first, second = (load(runs / "p" / "pretrain.pt")["model"] for runs in (tmp_path, tmp_path / "again"))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("fast_scnn", "pretrain.teacher: there are no public ImageNet weights for fast_scnn"),
+        ("nobody", "pretrain.teacher: unknown backbone 'nobody': choose one of efficientnet_b0, "),
+        ("efficientnet_lite0:none.pth", "none.pth could not be read"),
+    ],
+)
+def test_a_teacher_without_weights_is_refused(images: Path, tmp_path: Path, name: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        run(images, tmp_path, "--pretrain.teacher", name)
 
 
 def test_later_stages_start_from_it_but_for_the_class_rows(finished: Path) -> None:
