@@ -138,6 +138,17 @@ def load_weights(model: OneHead, path: str | Path) -> list[str]:
     return model.head.adopt_rows(theirs.head, same)
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], path: Path) -> None:
+    """Take up the optimiser of an interrupted stage. Raises UserError when it is one of other groups of weights."""
+    try:
+        optimizer.load_state_dict(content["optimizer"])
+    except ValueError:
+        raise UserError(
+            f"{path} holds an optimiser with other groups of weights: resume with the rates, weight decay and version "
+            "of this program that the run began with, or start under a new --name"
+        ) from None
+
+
 def stage0_path(backbone: str) -> Path | None:
     """The weights of stage 0 that come with this repository, None if there are none for the backbone."""
     path = WEIGHTS / f"{backbone}_stage0.pt"

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data.class_images import mini_names, read_class_images
 from data.mosaics import MEAN_TILES, Mosaic, MosaicDataset
 from engine.batches import Batch, EpochBatches, collate, stable_seed
-from engine.checkpoint import load, load_weights, model_content, provenance, save
+from engine.checkpoint import load, load_optimizer, load_weights, model_content, provenance, save
 from engine.config import Config, OptimConfig, to_dict
 from engine.device import pick_device, pick_precision
 from engine.errors import UserError
@@ -97,15 +97,26 @@ class Pretraining:
             module.to(self.device).to(memory_format=torch.channels_last)
         if unfinished:
             self.model.load_state_dict(unfinished["model"])
-            if self.hints:
-                self.hints.load_state_dict(unfinished["hints"])
             self.phase, self.epoch, self.seconds = (unfinished[k] for k in ("phase", "epoch", "seconds"))
         self.begin()
         if unfinished:
-            self.ema.module.load_state_dict(unfinished["ema"])
-            self.optimizer.load_state_dict(unfinished["optimizer"])
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(unfinished["scaler"])
+            self.restore(unfinished)
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Take up averages, optimiser and readouts from last.pt. Raises UserError if they do not fit."""
+        path = self.folder / "last.pt"
+        before, own = (
+            (teacher or "none").partition(":")[0]
+            for teacher in (content["config"]["pretrain"].get("teacher"), self.config.pretrain.teacher)
+        )
+        if before != own:
+            raise UserError(f"{path} is of pretrain.teacher {before}, not {own}: resume with it or give another --name")
+        self.ema.module.load_state_dict(content["ema"])
+        load_optimizer(self.optimizer, content, path)
+        if self.hints:
+            self.hints.load_state_dict(content["hints"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(content["scaler"])
 
     def begin(self) -> None:
         """Optimiser, averages and mosaics of a phase."""

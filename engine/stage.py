@@ -22,7 +22,7 @@ from tqdm import tqdm
 from continual import Losses, Step
 from continual.base import OWNED
 from engine.batches import Batch, stable_seed
-from engine.checkpoint import model_content, provenance, save
+from engine.checkpoint import load_optimizer, model_content, provenance, save
 from engine.config import to_dict
 from engine.distributed import synchronise
 from engine.errors import UserError
@@ -104,13 +104,7 @@ class StageLoop:
         self.model.load_state_dict(content["model"])
         self.ema.module.load_state_dict(content["ema"])
         own = [group["own"] for group in optimizer.param_groups]
-        try:
-            optimizer.load_state_dict(content["optimizer"])
-        except ValueError:
-            raise UserError(
-                f"{self.run.folder / 'last.pt'} holds an optimiser with other groups of weights: resume with the "
-                "rates, weight decay and version of this program that the run began with, or start under a new --name"
-            ) from None
+        load_optimizer(optimizer, content, self.run.folder / "last.pt")
         for group, is_own in zip(optimizer.param_groups, own):
             group["own"] = is_own
         self.epoch, self.seconds = content["epoch"], content["seconds"]

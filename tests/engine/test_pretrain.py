@@ -168,6 +168,25 @@ def test_a_teacher_is_learnt_from_and_an_interrupted_run_still_ends_the_same(
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
+def test_a_run_goes_on_only_as_it_began(
+    images: Path, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Pretraining.train_epoch
+
+    def stop(self: Pretraining) -> dict[str, object]:
+        if self.epoch:
+            raise KeyboardInterrupt
+        return whole(self)
+
+    monkeypatch.setattr(Pretraining, "train_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(images, tmp_path)
+    with pytest.raises(UserError, match=r"last.pt is of pretrain.teacher none, not mobilenetv3_small: resume with it"):
+        run(images, tmp_path, "--resume", "--pretrain.teacher", teacher)
+    with pytest.raises(UserError, match=r"last.pt holds an optimiser with other groups of weights"):
+        run(images, tmp_path, "--resume", "--pretrain.weight_decay", "0")
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
