@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from engine.checkpoint import load_model
 from engine.errors import UserError, run_cli
+from engine.teacher import PACKAGES
 from models.boxes import to_xyxy
 from models.deploy import fused
 from models.onehead import OneHead
@@ -33,7 +34,7 @@ FINAL = ("boxes", "scores", "labels", "mask", "label")
 RAW = ("pred_logits", "pred_conf", "pred_boxes", "pred_masks", "pred_class")
 """Outputs that evaluation reads."""
 OPSET = 18
-NEEDED = "pip install onnx onnxscript onnxruntime"
+NEEDED = f"pip install {' '.join(PACKAGES)}"
 
 
 class Deployed(nn.Module):
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_packages() -> None:
     """Raise UserError when a package that only export needs is not installed."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
+    for name in PACKAGES:
         _import(name)
 
 

@@ -34,7 +34,7 @@ from engine.heldout import heldout_accuracy
 from engine.plots import plot_pretraining
 from engine.rates import parameter_groups, rate
 from engine.stage import check_losses, check_norm
-from engine.start import teacher_backbone
+from engine.teacher import Teacher
 from engine.tracking import Row, Tracker
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
@@ -89,11 +89,12 @@ class Pretraining:
         if config.pretrain.init and not unfinished:
             load_weights(self.model, config.pretrain.init)
         self.criterion = Criterion(config.loss)
-        self.teacher = teacher_backbone(config.pretrain.teacher) if config.pretrain.teacher else None
+        teacher = config.pretrain.teacher
+        self.teacher = Teacher(teacher, self.device, precision) if teacher else None
         self.hints = Hints(self.teacher.channels, config.model.dim) if self.teacher else None
         self.phase, self.epoch, self.seconds = PHASES[0], 0, 0.0
         self.tracker = Tracker(folder, config.track, to_dict(config), unfinished["rows"] if unfinished else [])
-        for module in filter(None, (self.model, self.teacher, self.hints)):
+        for module in filter(None, (self.model, self.hints)):
             module.to(self.device).to(memory_format=torch.channels_last)
         if unfinished:
             self.model.load_state_dict(unfinished["model"])
@@ -217,8 +218,7 @@ class Pretraining:
             boxes, labels = padded(targets)
             losses = {"tile": TILE_WEIGHT[self.phase] * tile_loss(tile_logits(self.model.head, maps, boxes), labels)}
             if self.teacher and self.hints:
-                with torch.no_grad():
-                    taught = self.teacher(self.model.normalized(images))
+                taught = self.teacher(self.model.normalized(images))
                 losses["hints"] = self.config.pretrain.hints * self.hints(maps, taught)
             if self.phase == PHASES[1]:
                 losses |= self.whole(maps, targets, slots)

@@ -205,7 +205,7 @@ class Run:
             "peak_memory_mib": peak_memory(self.device),
             "machine": cpu_name() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "device": str(self.device),
-            "dtype": str(self.dtype),
+            "dtype": str(self.dtype or torch.float32),
             "threads": torch.get_num_threads(),
             **provenance(),
         }

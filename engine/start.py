@@ -18,7 +18,7 @@ from accelerate.utils import set_seed
 from engine.checkpoint import build_model, load, load_backbone, load_model, load_weights, stage0_path
 from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config
 from engine.errors import UserError
-from models.backbones import BACKBONES, Backbone
+from models.backbones import Backbone
 from models.backbones.timm_features import TimmFeatures
 from models.onehead import ModelConfig, OneHead
 
@@ -80,17 +80,6 @@ def pretrained_model(config: Config) -> OneHead | None:
 def load_imagenet(model: OneHead, file: str) -> str:
     """Give the backbone its public ImageNet weights and return where they are from. Raises UserError."""
     return public_weights(model.backbone, model.config.backbone, file, f"--init {IMAGENET}")
-
-
-def teacher_backbone(name: str) -> TimmFeatures:
-    """The backbone NAME or NAME:FILE with its public ImageNet weights, frozen. Raises UserError."""
-    name, _, file = name.partition(":")
-    if name not in BACKBONES:
-        raise UserError(f"pretrain.teacher: unknown backbone {name!r}: choose one of {', '.join(sorted(BACKBONES))}")
-    backbone = BACKBONES[name]()
-    print(f"teacher: {public_weights(backbone, name, file, 'pretrain.teacher')}", flush=True)
-    assert isinstance(backbone, TimmFeatures)
-    return backbone.eval().requires_grad_(False)
 
 
 def public_weights(backbone: Backbone, name: str, file: str, key: str) -> str:

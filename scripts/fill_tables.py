@@ -184,6 +184,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-chain": chains,
     "search-chain-held": chains,
     "search-teacher": chains,
+    "search-backbones": starts,
     "final": comparison,
     "classes": classes,
     "benchmark": speed,

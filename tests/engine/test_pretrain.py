@@ -16,6 +16,7 @@ from engine.checkpoint import FORMAT, load, load_backbone, load_model, load_weig
 from engine.config import Config, PretrainConfig
 from engine.errors import UserError
 from engine.pretrain import Pretraining
+from engine.teacher import RuntimeBackbone, Teacher
 from engine.train import main
 from models.onehead import ModelConfig, OneHead
 from tests.engine.conftest import TINY
@@ -185,6 +186,21 @@ def test_a_run_goes_on_only_as_it_began(
         run(images, tmp_path, "--resume", "--pretrain.teacher", teacher)
     with pytest.raises(UserError, match=r"last.pt holds an optimiser with other groups of weights"):
         run(images, tmp_path, "--resume", "--pretrain.weight_decay", "0")
+
+
+def test_the_runtime_answers_as_torch_does(teacher: str) -> None:
+    pytest.importorskip("onnxruntime")
+    asked = Teacher(teacher, torch.device("cpu"), "fp32")
+    assert isinstance(asked.maps, RuntimeBackbone)
+    for side in (64, 96, 64):
+        images = torch.randn(2, 3, side, side, generator=torch.manual_seed(side))
+        with torch.no_grad():
+            expected = asked.maps.backbone(images)
+        found = asked(images)
+        assert len(found) == len(expected) == 3
+        for f, e in zip(found, expected):
+            assert torch.allclose(f, e, atol=1e-4 * float(e.abs().max()))
+    assert len(asked.maps.sessions) == 2
 
 
 @pytest.mark.parametrize(
