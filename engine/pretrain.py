@@ -63,6 +63,13 @@ def pretrain_in(folder: Path, config: Config, resume: bool) -> None:
     unfinished = load(folder / "last.pt") if (folder / "last.pt").is_file() else None
     if unfinished and not resume:
         raise UserError(f"{folder} already holds an interrupted stage: add --resume to go on, or give another --name")
+    if unfinished:
+        before, own = unfinished["config"]["pretrain"].get("teacher"), config.pretrain.teacher
+        if before != own:
+            raise UserError(
+                f"{folder / 'last.pt'} is of pretrain.teacher {before or 'null'}, not {own or 'null'}: "
+                "resume with that one, or give another --name"
+            )
     Pretraining(config, folder, unfinished).run()
 
 
@@ -105,15 +112,8 @@ class Pretraining:
 
     def restore(self, content: dict[str, Any]) -> None:
         """Take up averages, optimiser and readouts from last.pt. Raises UserError if they do not fit."""
-        path = self.folder / "last.pt"
-        before, own = (
-            (teacher or "none").partition(":")[0]
-            for teacher in (content["config"]["pretrain"].get("teacher"), self.config.pretrain.teacher)
-        )
-        if before != own:
-            raise UserError(f"{path} is of pretrain.teacher {before}, not {own}: resume with it or give another --name")
         self.ema.module.load_state_dict(content["ema"])
-        load_optimizer(self.optimizer, content, path)
+        load_optimizer(self.optimizer, content, self.folder / "last.pt")
         if self.hints:
             self.hints.load_state_dict(content["hints"])
         if self.accelerator.scaler is not None:
@@ -121,6 +121,7 @@ class Pretraining:
 
     def begin(self) -> None:
         """Optimiser, averages and mosaics of a phase."""
+        self.accelerator.free_memory()  # it would go on unscaling gradients for the optimiser of the phase before
         config = self.config.pretrain
         first = self.phase == PHASES[0]
         peak, self.epochs = (config.tiles_lr, config.tiles) if first else (config.mosaics_lr, config.mosaics)
@@ -128,7 +129,7 @@ class Pretraining:
         optim = OptimConfig(weight_decay=config.weight_decay, backbone_lr=backbone_lr)
         groups = parameter_groups(self.model, optim, peak)
         if self.hints:
-            groups.append({"params": [*self.hints.parameters()], "lr": peak, "weight_decay": config.weight_decay})
+            groups.append({"params": [*self.hints.parameters()], "lr": peak, "weight_decay": 0.0, "own": False})
         self.peaks = [g["lr"] for g in groups]
         self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups, fused=True))
         self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True)

@@ -82,11 +82,11 @@ def load_imagenet(model: OneHead, file: str) -> str:
     return public_weights(model.backbone, model.config.backbone, file, f"--init {IMAGENET}")
 
 
-def public_weights(backbone: Backbone, name: str, file: str, key: str) -> str:
+def public_weights(backbone: Backbone, name: str, file: str, setting: str) -> str:
     """Give a backbone its public ImageNet weights and return where they are from. Raises UserError."""
     if not isinstance(backbone, TimmFeatures):
-        raise UserError(f"{key}: there are no public ImageNet weights for {name}")
+        raise UserError(f"{setting}: there are no public ImageNet weights for {name}")
     try:
         return backbone.load_imagenet(file or None)
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise UserError(f"{error}; fetch those of {name} elsewhere and give {setting}:FILE") from None

