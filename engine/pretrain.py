@@ -1,7 +1,8 @@
 """Stage 0: from images sorted by class to a network whose every part but the class rows is trained.
 
 Two phases on mosaics of such images (see data.mosaics). "tiles": backbone and neck learn to classify tiles from pooled
-features, at all three strides. "mosaics": the whole network learns boxes, masks and image labels of the same pictures.
+features, at all three strides, and to tell what a teacher with public weights sees, if there is one. "mosaics": the
+whole network learns boxes, masks and image labels of the same pictures.
 Every epoch follows from (seed, phase, epoch) alone, so a resumed run ends bit-identical.
 """
 

@@ -185,6 +185,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-chain-held": chains,
     "search-teacher": chains,
     "search-backbones": starts,
+    "search-lite0": chains,
     "final": comparison,
     "classes": classes,
     "benchmark": speed,
