@@ -6,13 +6,14 @@ import copy
 
 import pytest
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.criterion import Criterion, LossConfig
 from models.denoising import denoising_boxes
 from models.head import CONF_PRIOR
-from models.onehead import MEAN, STD, ModelConfig, OneHead, count_parameters
+from models.onehead import ModelConfig, OneHead, count_parameters
 from tests.models.builders import CLASSES, SIZE, images, random_targets, tensors, tiny
 
 VOC = {"det": [f"d{i}" for i in range(20)], "seg": [f"s{i}" for i in range(21)], "cls": [f"c{i}" for i in range(10)]}
@@ -130,7 +131,8 @@ def test_images_are_normalised_inside(model: OneHead) -> None:
     handle = model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model(x)
     handle.remove()
-    expected = (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    expected = (x - mean) / std
     torch.testing.assert_close(seen[0], expected)
     assert not {"mean", "std"} & set(model.state_dict())  # constants do not belong to the weights
 
