@@ -117,11 +117,6 @@ class PretrainConfig:
     """Folders, zips or tars of images by class."""
     init: str | None = None
     """Checkpoint of an earlier stage 0 to go on from; null: random weights."""
-    teacher: str | None = None
-    """Backbone with public ImageNet weights, NAME or NAME:FILE, whose maps are learnt too; null: none.
-    Such weights have very probably seen the images of the classification set."""
-    hints: float = 4.0
-    """Weight of what is learnt from the teacher."""
     sizes: list[int] = field(default_factory=list)
     """Sides of the canvas in the first phase, one after the other for equal numbers of passes; small ones are cheap.
     Empty: data.size throughout."""

@@ -13,15 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.checkpoint import load_model
 from engine.errors import UserError, run_cli
-from engine.onnx_runtime import PACKAGES, open_session, package, to_onnx
 from models.boxes import to_xyxy
 from models.deploy import fused
 from models.onehead import OneHead
@@ -32,6 +33,7 @@ FINAL = ("boxes", "scores", "labels", "mask", "label")
 RAW = ("pred_logits", "pred_conf", "pred_boxes", "pred_masks", "pred_class")
 """Outputs that evaluation reads."""
 OPSET = 18
+NEEDED = "pip install onnx onnxscript onnxruntime"
 
 
 class Deployed(nn.Module):
@@ -58,9 +60,12 @@ class OnnxModel(nn.Module):
         super().__init__()
         if not Path(path).is_file():
             raise UserError(f"{path} is not there: give the path of a file written by engine.export")
-        package("onnxruntime")
+        runtime = _import("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
         try:
-            self.session = open_session(str(path), threads)
+            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             said = json.loads(self.session.get_modelmeta().custom_metadata_map["onehead"])
             self.classes = {task: tuple(names) for task, names in said["classes"].items()}
             self.input_size = int(said["input_size"])
@@ -81,15 +86,22 @@ class OnnxModel(nn.Module):
 def export(model: OneHead, path: Path) -> None:
     """Write a model as ONNX. Raises UserError when the file cannot be written or the packages are missing."""
     check_packages()
-    onnx = package("onnx")
-    proto = to_onnx(
-        Deployed(model.cpu().float()).eval(),
-        torch.rand(2, 3, model.input_size, model.input_size),
-        input_names=["images"],
-        output_names=[*FINAL, *RAW],
-        opset_version=OPSET,
-        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=1024)}},
-    )
+    onnx = _import("onnx")
+    images = torch.rand(2, 3, model.input_size, model.input_size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            Deployed(model.cpu().float()).eval(),
+            (images,),
+            input_names=["images"],
+            output_names=[*FINAL, *RAW],
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=1024)}},
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
     about = {"classes": model.classes, "input_size": model.input_size}
     onnx.helper.set_model_props(proto, {"onehead": json.dumps(about)})
     try:
@@ -102,7 +114,7 @@ def export(model: OneHead, path: Path) -> None:
 def largest_difference(model: OneHead, exported: OnnxModel, images: Tensor) -> dict[str, float]:
     """Largest difference between torch and the exported file for every raw output, in its own unit."""
     with torch.no_grad():
-        ours: dict[str, Tensor] = model(images)
+        ours: dict[str, Any] = model(images)
     theirs = exported(images)
     return {name: float((ours[name] - theirs[name]).abs().max()) for name in RAW}
 
@@ -125,8 +137,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_packages() -> None:
     """Raise UserError when a package that only export needs is not installed."""
-    for name in PACKAGES:
-        package(name)
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _import(name)
+
+
+def _import(name: str) -> Any:
+    """A package that only export needs. Raises UserError when it is not installed."""
+    try:
+        return __import__(name)
+    except ImportError:
+        raise UserError(f"ONNX files need the package {name}: {NEEDED}") from None
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Stage 0: from images sorted by class to a network whose every part but the class rows is trained.
 
 Two phases on mosaics of such images (see data.mosaics). "tiles": backbone and neck learn to classify tiles from pooled
-features, at all three strides, and to tell what a teacher with public weights sees, if there is one. "mosaics": the
-whole network learns boxes, masks and image labels of the same pictures.
+features, at all three strides. "mosaics": the whole network learns boxes, masks and image labels of the same pictures.
 Every epoch follows from (seed, phase, epoch) alone, so a resumed run ends bit-identical.
 """
 
@@ -35,11 +34,9 @@ from engine.heldout import heldout_accuracy
 from engine.plots import plot_pretraining
 from engine.rates import parameter_groups, rate
 from engine.stage import check_losses, check_norm
-from engine.teacher import Teacher
 from engine.tracking import Row, Tracker
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
-from models.hints import Hints
 from models.onehead import OneHead, count_parameters
 from models.targets import Targets
 from models.tiles import NO_TILE, tile_logits, tile_loss
@@ -64,13 +61,6 @@ def pretrain_in(folder: Path, config: Config, resume: bool) -> None:
     unfinished = load(folder / "last.pt") if (folder / "last.pt").is_file() else None
     if unfinished and not resume:
         raise UserError(f"{folder} already holds an interrupted stage: add --resume to go on, or give another --name")
-    if unfinished:
-        before, own = unfinished["config"]["pretrain"].get("teacher"), config.pretrain.teacher
-        if before != own:
-            raise UserError(
-                f"{folder / 'last.pt'} is of pretrain.teacher {before or 'null'}, not {own or 'null'}: "
-                "resume with that one, or give another --name"
-            )
     Pretraining(config, folder, unfinished).run()
 
 
@@ -97,28 +87,18 @@ class Pretraining:
         if config.pretrain.init and not unfinished:
             load_weights(self.model, config.pretrain.init)
         self.criterion = Criterion(config.loss)
-        teacher = config.pretrain.teacher
-        self.teacher = Teacher(teacher, self.device, precision) if teacher else None
-        self.hints = Hints(self.teacher.channels, config.model.dim) if self.teacher else None
         self.phase, self.epoch, self.seconds = PHASES[0], 0, 0.0
         self.tracker = Tracker(folder, config.track, to_dict(config), unfinished["rows"] if unfinished else [])
-        for module in filter(None, (self.model, self.hints)):
-            module.to(self.device).to(memory_format=torch.channels_last)
+        self.model.to(self.device).to(memory_format=torch.channels_last)
         if unfinished:
             self.model.load_state_dict(unfinished["model"])
             self.phase, self.epoch, self.seconds = (unfinished[k] for k in ("phase", "epoch", "seconds"))
         self.begin()
         if unfinished:
-            self.restore(unfinished)
-
-    def restore(self, content: dict[str, Any]) -> None:
-        """Take up averages, optimiser and readouts from last.pt. Raises UserError if they do not fit."""
-        self.ema.module.load_state_dict(content["ema"])
-        load_optimizer(self.optimizer, content, self.folder / "last.pt")
-        if self.hints:
-            self.hints.load_state_dict(content["hints"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(content["scaler"])
+            self.ema.module.load_state_dict(unfinished["ema"])
+            load_optimizer(self.optimizer, unfinished, folder / "last.pt")
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(unfinished["scaler"])
 
     def begin(self) -> None:
         """Optimiser, averages and mosaics of a phase."""
@@ -129,8 +109,6 @@ class Pretraining:
         backbone_lr = 1.0 if first else config.mosaics_backbone_lr
         optim = OptimConfig(weight_decay=config.weight_decay, backbone_lr=backbone_lr)
         groups = parameter_groups(self.model, optim, peak)
-        if self.hints:
-            groups.append({"params": [*self.hints.parameters()], "lr": peak, "weight_decay": 0.0, "own": False})
         self.peaks = [g["lr"] for g in groups]
         self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups, fused=True))
         self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True)
@@ -219,9 +197,6 @@ class Pretraining:
             maps = self.model.features(images)
             boxes, labels = padded(targets)
             losses = {"tile": TILE_WEIGHT[self.phase] * tile_loss(tile_logits(self.model.head, maps, boxes), labels)}
-            if self.teacher and self.hints:
-                taught = self.teacher(self.model.normalized(images))
-                losses["hints"] = self.config.pretrain.hints * self.hints(maps, taught)
             if self.phase == PHASES[1]:
                 losses |= self.whole(maps, targets, slots)
         values = {k: float(v.detach()) for k, v in losses.items()}
@@ -261,7 +236,6 @@ class Pretraining:
         return {
             **model_content(self.model),
             "ema": self.ema.module.state_dict(),
-            "hints": self.hints.state_dict() if self.hints else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             **self.common(),

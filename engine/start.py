@@ -18,7 +18,6 @@ from accelerate.utils import set_seed
 from engine.checkpoint import build_model, load, load_backbone, load_model, load_weights, stage0_path
 from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config
 from engine.errors import UserError
-from models.backbones import Backbone
 from models.backbones.timm_features import TimmFeatures
 from models.onehead import ModelConfig, OneHead
 
@@ -79,14 +78,10 @@ def pretrained_model(config: Config) -> OneHead | None:
 
 def load_imagenet(model: OneHead, file: str) -> str:
     """Give the backbone its public ImageNet weights and return where they are from. Raises UserError."""
-    return public_weights(model.backbone, model.config.backbone, file, f"--init {IMAGENET}")
-
-
-def public_weights(backbone: Backbone, name: str, file: str, setting: str) -> str:
-    """Give a backbone its public ImageNet weights and return where they are from. Raises UserError."""
-    if not isinstance(backbone, TimmFeatures):
-        raise UserError(f"{setting}: there are no public ImageNet weights for {name}")
+    name = model.config.backbone
+    if not isinstance(model.backbone, TimmFeatures):
+        raise UserError(f"--init {IMAGENET}: there are no public ImageNet weights for {name}")
     try:
-        return backbone.load_imagenet(file or None)
+        return model.backbone.load_imagenet(file or None)
     except ValueError as error:
-        raise UserError(f"{error}; fetch those of {name} elsewhere and give {setting}:FILE") from None
+        raise UserError(f"{error}; fetch those of {name} elsewhere and give --init {IMAGENET}:FILE") from None

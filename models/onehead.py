@@ -74,19 +74,16 @@ class OneHead(nn.Module):
             len(channels),
             *(len(self.classes[task]) for task in ("det", "seg", "cls")),
         )
-        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1), persistent=False)
+        mean, std = getattr(self.backbone, "mean_std", (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W), 0..1, sides multiples of 32 -> maps (B, D, H/8, W/8), /16, /32."""
         if images.shape[-1] % 32 or images.shape[-2] % 32:
             raise ValueError(f"image sides must be multiples of 32, not {tuple(images.shape[-2:])}: resize or pad")
-        maps: list[Tensor] = self.neck(self.backbone(self.normalized(images)))
+        maps: list[Tensor] = self.neck(self.backbone((images - self.mean) / self.std))
         return maps
-
-    def normalized(self, images: Tensor) -> Tensor:
-        """Images as backbones want them: minus ImageNet's mean, over its deviation."""
-        return (images - self.mean) / self.std
 
     def forward(
         self, images: Tensor, queries: Queries | None = None, groups: int = 0, denoise: Tensor | None = None

@@ -16,7 +16,6 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
@@ -36,8 +35,8 @@ class TimmFeatures(nn.Module):
 
     channels: tuple[int, int, int]
     strides: tuple[int, int, int]
-    scale: Tensor
-    shift: Tensor
+    mean_std: tuple[tuple[float, ...], tuple[float, ...]]
+    """Of each colour, by which images are normalised."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -47,20 +46,14 @@ class TimmFeatures(nn.Module):
         self.strides = tuple(body.feature_info.reduction())
         self.body: nn.Module = body
         self.name, self.url = name, str(cfg.url)
-        # Images come normalised by ImageNet's mean and deviation; some of the weights were learnt on another scale.
-        given, own = [
-            torch.tensor(pair).view(2, 3, 1, 1)
-            for pair in ((IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), (cfg.mean, cfg.std))
-        ]
-        self.register_buffer("scale", given[1] / own[1], persistent=False)
-        self.register_buffer("shift", (given[0] - own[0]) / own[1], persistent=False)
+        self.mean_std = (tuple(cfg.mean), tuple(cfg.std))
         for module in self.body.modules():
             if type(module) in DEPTHWISE and module.groups > 1 and module.stride[0] * module.dilation[0] > 1:
                 module.__class__ = DEPTHWISE[type(module)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> maps at strides 8, 16, 32; H and W are multiples of 32."""
-        return list(self.body(images * self.scale + self.shift))
+        return list(self.body(images))
 
     def load_imagenet(self, file: str | None = None) -> str:
         """Take over weights learnt on ImageNet and return where from.

@@ -6,17 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from PIL import Image
 from torch import Tensor
 
 from engine.batches import Batch
 from engine.checkpoint import FORMAT, load, load_backbone, load_model, load_weights, stage0_path
-from engine.config import Config, PretrainConfig
+from engine.config import Config
 from engine.errors import UserError
 from engine.pretrain import Pretraining
-from engine.teacher import RuntimeBackbone, Teacher
 from engine.train import main
 from models.onehead import ModelConfig, OneHead
 from tests.engine.conftest import TINY
@@ -150,45 +148,7 @@ def test_an_optimiser_of_an_earlier_phase_is_forgotten(
     assert set(counts) == {("tiles", 1), ("mosaics", 1)}  # more would scale its gradients back once each
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A backbone with weights in a file, as --pretrain.teacher names it."""
-    path = tmp_path_factory.mktemp("weights") / "small.pth"
-    torch.manual_seed(0)
-    torch.save(timm.create_model("mobilenetv3_small_100").state_dict(), path)
-    return f"mobilenetv3_small:{path}"
-
-
-def test_a_teacher_is_learnt_from_and_an_interrupted_run_still_ends_the_same(
-    images: Path, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    more = ["--pretrain.teacher", teacher, "--pretrain.tiles", "3", "--pretrain.mosaics", "2"]
-    assert run(images, tmp_path, *more) == 0
-    rows = [json.loads(line) for line in (tmp_path / "p" / "metrics.jsonl").read_text().splitlines()]
-    missed = [row["losses"]["hints"] / PretrainConfig.hints for row in rows]
-    assert missed[2] < missed[0]
-    assert missed[2] < 1  # less than is missed by who knows nothing
-    whole = Pretraining.train_epoch
-
-    def stop_once(self: Pretraining) -> dict[str, object]:
-        stops.append((self.phase, self.epoch))
-        if stops[-1] in (("tiles", 2), ("mosaics", 1)) and stops.count(stops[-1]) == 1:
-            raise KeyboardInterrupt
-        return whole(self)
-
-    stops: list[tuple[str, int]] = []
-    monkeypatch.setattr(Pretraining, "train_epoch", stop_once)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            run(images, tmp_path / "again", *more, "--resume")
-    assert run(images, tmp_path / "again", *more, "--resume") == 0
-    first, second = (load(runs / "p" / "pretrain.pt")["model"] for runs in (tmp_path, tmp_path / "again"))
-    assert all(torch.equal(first[k], second[k]) for k in first)
-
-
-def test_a_run_goes_on_only_as_it_began(
-    images: Path, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_on_only_as_it_began(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Pretraining.train_epoch
 
     def stop(self: Pretraining) -> dict[str, object]:
@@ -199,40 +159,8 @@ def test_a_run_goes_on_only_as_it_began(
     monkeypatch.setattr(Pretraining, "train_epoch", stop)
     with pytest.raises(KeyboardInterrupt):
         run(images, tmp_path)
-    with pytest.raises(UserError, match=r"last.pt is of pretrain.teacher null, not mobilenetv3_small:\S+: resume with"):
-        run(images, tmp_path, "--resume", "--pretrain.teacher", teacher)
     with pytest.raises(UserError, match=r"last.pt holds an optimiser with other groups of weights"):
         run(images, tmp_path, "--resume", "--pretrain.weight_decay", "0")
-
-
-def test_the_runtime_answers_as_torch_does(teacher: str) -> None:
-    pytest.importorskip("onnxruntime")
-    asked, plain = (Teacher(teacher, torch.device("cpu"), precision) for precision in ("fp32", "bf16"))
-    assert isinstance(asked.backbone, RuntimeBackbone)
-    assert not isinstance(plain.backbone, RuntimeBackbone)
-    for side in (64, 96, 64):
-        images = torch.randn(2, 3, side, side, generator=torch.manual_seed(side))
-        found, expected = asked(images), plain(images)
-        assert len(found) == len(expected) == 3
-        for f, e in zip(found, expected):
-            assert torch.allclose(f, e, atol=1e-4 * float(e.abs().max()))
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("fast_scnn", "pretrain.teacher fast_scnn: there are no public ImageNet weights for fast_scnn"),
-        ("nobody", "pretrain.teacher: unknown backbone 'nobody': choose one of efficientnet_b0, "),
-        (
-            "efficientnet_lite0:none.pth",
-            r"none.pth could not be read \(.*\); fetch those of efficientnet_lite0 elsewhere and give "
-            "pretrain.teacher efficientnet_lite0:FILE",
-        ),
-    ],
-)
-def test_a_teacher_without_weights_is_refused(images: Path, tmp_path: Path, name: str, says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        run(images, tmp_path, "--pretrain.teacher", name)
 
 
 def test_later_stages_start_from_it_but_for_the_class_rows(finished: Path) -> None:

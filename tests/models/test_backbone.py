@@ -152,10 +152,9 @@ def test_imagenet_weights_from_a_file(published: dict[str, Tensor], tmp_path: Pa
     ],
 )
 def test_names_of_efficientnet_pytorch(name: str, expected: str, lite0: dict[str, Tensor]) -> None:
-    own = lite0
     expanding = {f"_blocks.{i}._expand_conv.weight": torch.zeros(1) for i in range(1, 16)}
     value = torch.ones(1)
-    found = timm_names({**expanding, name: value}, own)
+    found = timm_names({**expanding, name: value}, lite0)
     assert found[expected] is value
     assert len(found) == len(expanding | {name: value})
 
@@ -199,17 +198,12 @@ def test_strided_depthwise_layers_of_every_backbone_stay_in_float32_on_the_cpu(n
                 assert layer(x).dtype == torch.float32
 
 
-def test_images_reach_a_backbone_on_the_scale_its_weights_know() -> None:
-    for name in ("mobilenetv3_small_100", "efficientnet_b0"):
-        plain = TimmFeatures(name)
-        assert torch.equal(plain.scale, torch.ones(3, 1, 1))
-        assert not plain.shift.any()
-    lite0, seen = TimmFeatures(LITE0), list[Tensor]()
-    lite0.body.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    model = tiny()
-    black_white = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 64, 64)
-    lite0((black_white - model.mean) / model.std)
-    assert torch.allclose(seen[0], black_white * 2 - 1, atol=1e-6)  # 0 to 1 becomes -1 to 1
+@pytest.mark.parametrize(("name", "black"), [("efficientnet_lite0", -1.0), ("efficientnet_b0", -0.485 / 0.229)])
+def test_images_reach_a_backbone_on_the_scale_its_weights_know(name: str, black: float) -> None:
+    model, seen = tiny(backbone=name), list[Tensor]()
+    model.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model.features(torch.zeros(1, 3, 64, 64))
+    assert seen[0][:, 0].unique().tolist() == pytest.approx([black])
 
 
 def test_imagenet_weights_are_downloaded_once_and_checked(
