@@ -19,6 +19,7 @@ from engine.errors import UserError, run_cli
 from engine.export import FINAL, OnnxModel, check_packages, export
 from engine.rivals import RIVALS, time_rivals
 from engine.timing import Figures, drawn_image, measure, summary, time_inference, time_training
+from models.backbones import BACKBONES
 from models.deploy import fused
 from models.onehead import ModelConfig, OneHead, count_parameters
 
@@ -30,6 +31,7 @@ CLASSES: dict[str, int] = {"det": 10, "seg": 21, "cls": 10}
 EXAMPLE = """example:
   python -m engine.benchmark --threads 2
   python -m engine.benchmark --weights runs/onehead/cls.pt --device cuda --batch 16
+  python -m engine.benchmark --backbone efficientnet_b0 --alone
 
 Inference takes one drawn image in 0..1 that is on the device already, to raw outputs, final boxes, the full-size class
 mask and the label; decoding and resizing of the file are not in it. Give --weights: masks have few borders once a
@@ -51,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     default = "(default: %(default)s)"
     add = parser.add_argument_group("what to measure").add_argument
     add("--weights", metavar="FILE", help="checkpoint of the model (default: the default model, untrained)")
+    add("--backbone", choices=sorted(BACKBONES), help="of an untrained model, without --weights")
     add("--size", type=_positive, default=512, metavar="S", help=f"side of the input, a multiple of 32 {default}")
     add("--batch", type=_positive, default=8, metavar="N", help=f"images a training step {default}")
     add("--alone", action="store_true", help="leave out what a user would pick instead, and the exported model")
@@ -68,13 +71,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for and print it; returns the exit code."""
     args = build_parser().parse_args(argv)
+    if args.weights and args.backbone:
+        raise UserError("--backbone and --weights: the file brings its own backbone; give one of the two")
     if not args.alone:
         check_packages()  # now, not after minutes of measuring
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     device, precision = choose(args.device, args.precision)
-    model = make_model(args.weights, args.size, device)
+    model = make_model(args.weights, args.size, device, args.backbone or ModelConfig.backbone)
     figures: Figures = {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
@@ -83,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "torch": str(torch.__version__),
         "size": args.size,
         "batch": args.batch,
+        "backbone": model.config.backbone,
         "runs": args.runs,
         **parameters(model),
         "gflops": round(flops(model, args.size, device) / 1e9, 2),
@@ -110,12 +116,15 @@ def choose(device_name: str, precision_name: str) -> tuple[torch.device, Precisi
     return device, precision  # type: ignore[return-value]
 
 
-def make_model(weights: str | None, size: int, device: torch.device) -> OneHead:
-    """The model to measure, in eval mode on `device`. Raises UserError when it cannot run at this size."""
+def make_model(weights: str | None, size: int, device: torch.device, backbone: str = ModelConfig.backbone) -> OneHead:
+    """The model to measure, in eval mode on `device`; `backbone` is that of one without weights.
+
+    Raises UserError when it cannot run at this size.
+    """
     if size % 32:
         raise UserError(f"--size {size}: it must be a multiple of 32, such as 320 or 512")
     trained = load_model(weights) if weights else None
-    config = trained.config if trained else ModelConfig()
+    config = trained.config if trained else ModelConfig(backbone)
     drawn = {task: tuple(f"{task} {i}" for i in range(count)) for task, count in CLASSES.items()}
     torch.manual_seed(0)
     try:

@@ -36,6 +36,9 @@ RUNS = {
 }
 """What the README names of single runs."""
 
+CHAINS = {"fast_scnn": ("stage 0", "final"), "efficientnet_lite0": ("ImageNet", "final-lite0")}
+"""Backbones whose chains were run on the real sets: what they started from, and the folder of their results."""
+
 COLUMNS = {"det": ("boxes", "AP", "AP50"), "seg": ("pixels", "IoU", "accuracy"), "cls": ("images", "accuracy")}
 """Of the tables of classes: how many there are of each, then its scores."""
 NAMES = {"det": "detection", "seg": "segmentation", "cls": "classification"}
@@ -137,6 +140,18 @@ def speed(record: Path) -> str:
     return "\n".join(markdown(rows))
 
 
+def backbones(folder: Path) -> str:
+    """One row a backbone: size and speed, and where a chain was run on the real sets, what it ends with."""
+    rows = [["backbone", "parameters", "GFLOPs", "one image", "start", "seeds", *SHOWN]]
+    for r in grid(folder):
+        start, name = CHAINS.get(r["backbone"], ("-", ""))
+        chains = grid(folder.parent / name) if name else []
+        ends = [c for c in chains if (c["variant"], c["stage"]) == ("onehead", "all")]
+        row = [f"`{r['backbone']}`", millions(r, ""), f"{r['gflops']:.1f}", f"{r['latency_ms_median']:.0f} ms", start]
+        rows.append([*row, str(len(ends) or "-"), *(spread(ends, metric) for metric in SHOWN)])
+    return "\n".join(markdown(rows))
+
+
 def millions(result: Result, part: str) -> str:
     """Parameters of a part, or of all."""
     return f"{result[f'parameters_{part}' if part else 'parameters'] / 1e6:.2f} M"
@@ -187,6 +202,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-backbones": starts,
     "search-lite0": chains,
     "final": comparison,
+    "final-lite0": comparison,
+    "backbones": backbones,
     "classes": classes,
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),

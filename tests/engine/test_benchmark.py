@@ -53,6 +53,10 @@ def test_given_weights_are_the_ones_measured_at_any_size(model: OneHead, weights
     assert not loaded.training
 
 
+def test_another_backbone_is_measured_without_weights() -> None:
+    assert make_model(None, 512, CPU, "yolov8n").config == ModelConfig("yolov8n")
+
+
 def test_flops_are_two_per_multiply_add() -> None:
     class Known(nn.Module):
         """1 x 1 convolution of 3 to 5 channels, and nothing else that is counted."""
@@ -243,6 +247,7 @@ def test_the_table_on_a_gpu_names_its_memory() -> None:
     [
         (["--size", "300"], "--size 300: it must be a multiple of 32"),
         (["--size", "32"], f"--size 32: model.queries {ModelConfig().queries} is more than the 21 places"),
+        (["--weights", "no.pt", "--backbone", "yolov8n"], "--backbone and --weights: the file brings its own"),
         (["--weights", "no.pt"], "no.pt is not there"),
     ],
 )

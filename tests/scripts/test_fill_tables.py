@@ -53,6 +53,18 @@ def test_classes_show_how_many_there_are_and_how_well_they_do(tmp_path: Path) ->
     assert "| tench | 4 | 0.750 |" in filled
 
 
+def test_backbones_show_what_their_chains_end_with(tmp_path: Path) -> None:
+    size = {"parameters": 3_960_000, "gflops": 4.04, "latency_ms_median": 60.4}
+    write(tmp_path / "backbones", {"backbone": "efficientnet_lite0", **size}, {"backbone": "yolov8n", **size})
+    scores = {"mIoU": 0.4, "mAP": 0.07, "AP50": 0.2, "Top_1": 0.9}
+    chains = [result("all", "onehead", 0, **scores), result("all", "onehead", 1, **{**scores, "mIoU": 0.5})]
+    write(tmp_path / "final-lite0", *chains, result("all", "finetune", 0, **{**scores, "mIoU": 0.1}))
+    filled = fill("<!-- table backbones -->\n<!-- end -->\n", tmp_path)
+    row = "| `efficientnet_lite0` | 3.96 M | 4.0 | 60 ms | ImageNet | 2 | 0.450 (0.400-0.500) | 0.070 (0.070-0.070) |"
+    assert row in filled
+    assert "| `yolov8n` | 3.96 M | 4.0 | 60 ms | - | - | - | - | - | - |" in filled
+
+
 def test_starts_are_compared_on_all_tasks(tmp_path: Path) -> None:
     write(
         tmp_path / "stage0_worth",
