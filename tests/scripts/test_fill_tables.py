@@ -54,15 +54,15 @@ def test_classes_show_how_many_there_are_and_how_well_they_do(tmp_path: Path) ->
 
 
 def test_backbones_show_what_their_chains_end_with(tmp_path: Path) -> None:
-    size = {"parameters": 3_960_000, "gflops": 4.04, "latency_ms_median": 60.4}
-    write(tmp_path / "backbones", {"backbone": "efficientnet_lite0", **size}, {"backbone": "yolov8n", **size})
-    scores = {"mIoU": 0.4, "mAP": 0.07, "AP50": 0.2, "Top_1": 0.9}
-    chains = [result("all", "onehead", 0, **scores), result("all", "onehead", 1, **{**scores, "mIoU": 0.5})]
-    write(tmp_path / "final-lite0", *chains, result("all", "finetune", 0, **{**scores, "mIoU": 0.1}))
+    size = {"parameters": 2_120_000, "gflops": 2.38, "latency_ms_median": 60.4}
+    write(tmp_path / "backbones", {"backbone": "fast_scnn", **size}, {"backbone": "yolov8n", **size})
+    (tmp_path / "final").mkdir()
+    for name, miou in (("onehead-all-s0", 0.4), ("onehead-all-s1", 0.5), ("finetune-all-s0", 0.1)):
+        content = result("all", "any", 0, mIoU=miou, mAP=0.07, AP50=0.2, Top_1=0.9)
+        (tmp_path / "final" / f"{name}.json").write_text(json.dumps(content))
     filled = fill("<!-- table backbones -->\n<!-- end -->\n", tmp_path)
-    row = "| `efficientnet_lite0` | 3.96 M | 4.0 | 60 ms | ImageNet | 2 | 0.450 (0.400-0.500) | 0.070 (0.070-0.070) |"
-    assert row in filled
-    assert "| `yolov8n` | 3.96 M | 4.0 | 60 ms | - | - | - | - | - | - |" in filled
+    assert "| `fast_scnn` | 2.12 M | 2.4 | 60 ms | stage 0 | 2 | 0.450 (0.400-0.500) | 0.070 (" in filled
+    assert "| `yolov8n` | 2.12 M | 2.4 | 60 ms | - | - | - | - | - | - |" in filled
 
 
 def test_starts_are_compared_on_all_tasks(tmp_path: Path) -> None:
