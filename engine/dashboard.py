@@ -105,7 +105,7 @@ def panels(row: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
     """One epoch's figures by panel: curves, loss, remedy, train; `stage` counts up at every border."""
     found = {"global_step": row["global_step"], "stage": order.index(row["stage"]) if row["stage"] in order else 0}
     for name, value in row.items():
-        if name in ("loss", "lr", "grad_norm", "seconds"):
+        if name in ("loss", "lr", "grad_norm", "seconds", "peak_memory_mib"):
             found[f"train/{name}"] = value
         elif name in (*HEADLINE.values(), "AP50"):
             found[f"curves/{name}"] = value

@@ -196,13 +196,14 @@ class Run:
     def write_summary(self) -> dict[str, Any]:
         """Write summary.json: every task's value right after its own stage, at the end, and the drops."""
         rows = [r for r in self.tracker.rows if set(HEADLINE.values()) & r.keys()]
+        peaks = [r.get("peak_memory_mib", 0.0) for r in self.tracker.rows]  # of earlier processes too
         content = {
             "order": list(self.config.order),
             "seed": self.config.seed,
             "tasks": drops(rows),
             "minutes": round(sum(last_seconds(self.tracker.rows).values()) / 60, 2),
             "minutes_by_stage": {k: round(v / 60, 2) for k, v in last_seconds(self.tracker.rows).items()},
-            "peak_memory_mib": peak_memory(self.device),
+            "peak_memory_mib": max(peak_memory(self.device), *peaks),
             "machine": cpu_name() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "device": str(self.device),
             "dtype": str(self.dtype or torch.float32),

@@ -24,6 +24,7 @@ from continual.base import OWNED
 from engine.batches import Batch, stable_seed
 from engine.checkpoint import load_optimizer, model_content, provenance, save
 from engine.config import to_dict
+from engine.device import peak_memory
 from engine.distributed import synchronise
 from engine.errors import UserError
 from engine.rates import parameter_groups, rate, shared_rate
@@ -117,7 +118,7 @@ class StageLoop:
             row = self.train_epoch()
             self.seconds += time.monotonic() - start
             self.epoch += 1
-            row["seconds"] = round(self.seconds, 1)
+            row |= {"seconds": round(self.seconds, 1), "peak_memory_mib": peak_memory(run.device)}
             if run.is_main:
                 evaluation = run.evaluate(self.ema.module) if self.epoch in self.evaluation_epochs() else None
                 run.tracker.log({**row, **(rounded(evaluation) if evaluation else {})}, len(self.loaders["augmented"]))

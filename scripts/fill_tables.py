@@ -38,7 +38,7 @@ RUNS = {
 
 CHAINS = {
     "fast_scnn": ("stage 0", "final/onehead-all-s*.json"),
-    "efficientnet_lite0": ("ImageNet", "search-chain/lite0-teacher-10.json"),
+    "efficientnet_lite0": ("ImageNet", "final-lite0/onehead-all-s*.json"),
 }
 """Backbones whose chains were run on the real sets: what they started from, and their results, one a seed."""
 
@@ -204,7 +204,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-backbones": starts,
     "search-lite0": chains,
     "final": comparison,
-    "final-lite0": starts,
+    "final-lite0": comparison,
     "backbones": backbones,
     "classes": classes,
     "benchmark": speed,

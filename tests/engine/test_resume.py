@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from engine.checkpoint import load
+from engine.checkpoint import load, save
 from engine.errors import UserError
 from engine.stage import StageLoop
 from engine.train import main
@@ -49,7 +50,7 @@ def assert_same_end(a: Path, b: Path) -> None:
         assert equal(one["remedies"], other["remedies"]), stage
     rows = [[json.loads(line) for line in (x / "metrics.jsonl").open()] for x in (a, b)]
     for row in (*rows[0], *rows[1]):
-        del row["seconds"]
+        del row["seconds"], row["peak_memory_mib"]
     assert rows[0] == rows[1]
     assert not (a / "last.pt").exists()
 
@@ -61,6 +62,19 @@ def untouched(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("untouched")
     main([*TINY, "--data.root", str(drawn), "--runs", str(runs), "--name", "tiny"])
     return runs / "tiny"
+
+
+def test_the_summary_of_a_resumed_run_names_the_most_memory_that_any_process_used(
+    tiny: list[str], untouched: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "tiny"
+    shutil.copytree(untouched, folder)
+    content = load(folder / "cls.pt")
+    assert all(row["peak_memory_mib"] > 0 for row in content["rows"])
+    content["rows"][1]["peak_memory_mib"] = 1e6
+    save(folder / "cls.pt", content)
+    main([*tiny, "--resume"])
+    assert json.loads((folder / "summary.json").read_text())["peak_memory_mib"] == 1e6
 
 
 @pytest.mark.parametrize("steps", [0, 2, 4, 9, 17])
