@@ -203,7 +203,7 @@ class Run:
             "tasks": drops(rows),
             "minutes": round(sum(last_seconds(self.tracker.rows).values()) / 60, 2),
             "minutes_by_stage": {k: round(v / 60, 2) for k, v in last_seconds(self.tracker.rows).items()},
-            "peak_memory_mib": max(peak_memory(self.device), *peaks),
+            "peak_memory_mib": max([peak_memory(self.device), *peaks]),
             "machine": cpu_name() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "device": str(self.device),
             "dtype": str(self.dtype or torch.float32),

@@ -36,11 +36,8 @@ RUNS = {
 }
 """What the README names of single runs."""
 
-CHAINS = {
-    "fast_scnn": ("stage 0", "final/onehead-all-s*.json"),
-    "efficientnet_lite0": ("ImageNet", "final-lite0/onehead-all-s*.json"),
-}
-"""Backbones whose chains were run on the real sets: what they started from, and their results, one a seed."""
+CHAINS = {"fast_scnn": ("stage 0", "final"), "efficientnet_lite0": ("ImageNet", "final-lite0")}
+"""Backbones whose chains were run on the real sets: what they started from, and the folder of their results."""
 
 COLUMNS = {"det": ("boxes", "AP", "AP50"), "seg": ("pixels", "IoU", "accuracy"), "cls": ("images", "accuracy")}
 """Of the tables of classes: how many there are of each, then its scores."""
@@ -147,8 +144,9 @@ def backbones(folder: Path) -> str:
     """One row a backbone: size and speed, and where a chain was run on the real sets, what it ends with."""
     rows = [["backbone", "parameters", "GFLOPs", "one image", "start", "seeds", *SHOWN]]
     for r in grid(folder):
-        start, files = CHAINS.get(r["backbone"], ("-", None))
-        ends = [json.loads(path.read_text()) for path in folder.parent.glob(files)] if files else []
+        start, name = CHAINS.get(r["backbone"], ("-", ""))
+        files = (folder.parent / name).glob("onehead-all-s*.json") if name else []
+        ends = [json.loads(path.read_text()) for path in files]
         row = [f"`{r['backbone']}`", millions(r, ""), f"{r['gflops']:.1f}", f"{r['latency_ms_median']:.0f} ms", start]
         rows.append([*row, str(len(ends) or "-"), *(spread(ends, metric) for metric in SHOWN)])
     return "\n".join(markdown(rows))
