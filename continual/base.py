@@ -31,7 +31,8 @@ class Stage:
     model: the network in training, and in `settle` and `after_stage` the averaged weights that the stage ends with;
     loss: the training loss of a network on images (B, 3, S, S), None where none of them is annotated;
     pretrained: the network that the run began with, in eval mode and without gradients, if a remedy asks for it and
-    all of it came from a checkpoint, such as that of stage 0.
+    all of it came from a checkpoint, such as that of stage 0; vary: an image and its annotation, varied at random as
+    training images are.
     """
 
     tasks: tuple[str, ...]
@@ -41,6 +42,7 @@ class Stage:
     model: OneHead | None = None
     loss: Callable[[OneHead, Tensor, Targets], Tensor | None] = lambda *_: None
     pretrained: OneHead | None = None
+    vary: Callable[[Tensor, Targets], tuple[Tensor, Targets]] = lambda *example: example
 
 
 @dataclass

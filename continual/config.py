@@ -32,6 +32,8 @@ class ContinualConfig:
     """Weight of the distance to the outputs stored with kept images."""
     replay_more: bool = False
     """Let the buffer hold more than 10 images a task and only the steps show few."""
+    replay_vary: bool = False
+    """Vary kept images anew each time they are shown, as training images are; stored outputs then count for nothing."""
     compose: float = 0.0
     """Images composed of four of the step's own, as a share of its images, for the teacher to speak about."""
     ewc: float = 0.0

@@ -42,10 +42,11 @@ class Kept:
 class Replay(Remedy):
     """Keeps `size` images of each finished task and adds `per_step` of them, mirrored or not, to each step.
 
-    weight: of the distance to the stored outputs; hold_more: read the limit as one of images shown a step, not kept.
+    weight: of the distance to the stored outputs; hold_more: read the limit as one of images shown a step, not kept;
+    vary: show each kept image varied anew, of which nothing is stored.
     """
 
-    def __init__(self, size: int, per_step: int, weight: float, hold_more: bool) -> None:
+    def __init__(self, size: int, per_step: int, weight: float, hold_more: bool, vary: bool) -> None:
         if size < 1 or (size > MOST and not hold_more):
             raise ValueError(
                 f"continual.replay is {size}: a buffer holds 1 to {MOST} images a task; set continual.replay_more to "
@@ -55,31 +56,34 @@ class Replay(Remedy):
             raise ValueError(
                 f"continual.replay_step is {per_step}: show 1 to {MOST} a step, or set continual.replay to 0"
             )
-        self.size, self.per_step, self.weight = size, per_step, weight
+        self.size, self.per_step, self.weight, self.vary = size, per_step, weight, vary
         self.buffer: list[Kept] = []
-        self.active = False
+        self.stage: Stage | None = None
         self.shown: list[tuple[int, Kept, bool]] = []
 
     def before_stage(self, stage: Stage) -> None:
         """Replay from the second stage on."""
-        self.active = bool(stage.old)
+        self.stage = stage if stage.old else None
 
     def before_step(self, step: Step) -> None:
         """Append kept images and their annotations to the batch."""
-        if not self.active or not self.buffer:
+        if self.stage is None or not self.buffer:
             return
-        chosen = torch.randperm(len(self.buffer))[: self.per_step].tolist()
-        turned = (torch.rand(len(chosen)) < 0.5).tolist()
-        self.shown = [(len(step.images) + i, self.buffer[k], t) for i, (k, t) in enumerate(zip(chosen, turned))]
-        pairs = [mirrored(k.image, k.targets) if t else (k.image, k.targets) for _, k, t in self.shown]
-        images = torch.stack([image for image, _ in pairs]).to(step.images.device)
-        step.images = torch.cat([step.images, images.to(step.images.dtype) / 255])
+        chosen = [self.buffer[k] for k in torch.randperm(len(self.buffer))[: self.per_step].tolist()]
+        if self.vary:
+            pairs = [self.stage.vary(kept.image / 255, kept.targets) for kept in chosen]
+        else:
+            turned = (torch.rand(len(chosen)) < 0.5).tolist()
+            self.shown = [(len(step.images) + i, k, t) for i, (k, t) in enumerate(zip(chosen, turned))]
+            pairs = [mirrored(k.image / 255, k.targets) if t else (k.image / 255, k.targets) for _, k, t in self.shown]
+        images = torch.stack([image for image, _ in pairs]).to(step.images)
+        step.images = torch.cat([step.images, images])
         step.targets = Targets.cat([step.targets, *(t.to(step.images.device) for _, t in pairs)])
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Terms "replay_seg", "replay_det", "replay_cls": mean distance to the stored outputs of the shown images."""
         losses: dict[str, list[Tensor]] = {}
-        for place, kept, turned in self.shown if self.active and self.weight else ():
+        for place, kept, turned in self.shown if self.stage and self.weight else ():
             if kept.taught:
                 taught = {k: v.to(step.images.device) for k, v in kept.taught[turned].items()}
                 losses.setdefault(f"replay_{kept.task}", []).append(distance(kept.task, outputs, place, taught))

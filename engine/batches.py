@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Sampler
 
 from data.dataset import TaskDataset
-from data.types import Sample
+from data.transforms import Augment, to_picture, train_transform
+from data.types import Sample, Task
 from models.targets import NO_CLASS, VOID, Targets
 
 Batch = tuple[Tensor, Targets]
@@ -35,6 +36,25 @@ def stable_seed(*parts: object) -> int:
     """A seed that depends on the given values alone, the same on every machine."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big")
+
+
+def varied(image: Tensor, targets: Targets, augment: Augment) -> tuple[Tensor, Targets]:
+    """Vary an image float32 (3, S, S) in 0..1 and its annotation, a batch of one, as the training of its task does.
+
+    The numbers come from torch's global generator. Mosaics and pasting, which need other images, are left out.
+    """
+    task: Task = "det" if bool(targets.has_boxes[0]) else "cls" if int(targets.classes[0]) != NO_CLASS else "seg"
+    sample = Sample(
+        image,
+        0,
+        targets.boxes[0] if task == "det" else None,
+        targets.labels[0] if task == "det" else None,
+        targets.masks[0] if task == "seg" else None,
+        int(targets.classes[0]) if task == "cls" else None,
+    )
+    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    images, targets = collate([train_transform(task, image.shape[-1], augment)(to_picture(sample), generator)])
+    return images[0], targets
 
 
 class EpochBatches(Sampler[list[int]]):

@@ -21,7 +21,7 @@ from data.catalog import load_set, summary
 from data.dataset import TaskDataset
 from data.transforms import Augment
 from data.types import TASKS, Task, TaskSet
-from engine.batches import Batch, EpochBatches, collate, make_loader, stable_seed
+from engine.batches import Batch, EpochBatches, collate, make_loader, stable_seed, varied
 from engine.checkpoint import load, load_model, provenance
 from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config
 from engine.device import DTYPES, cpu_name, peak_memory, pick_device, pick_precision
@@ -124,7 +124,8 @@ class Run:
         if start is not None:
             start.requires_grad_(False)
         read = partial(ExampleImages, [self.train_sets[t] for t in self.tasks_of(stage)], self.config.data.size)
-        return Stage(self.tasks_of(stage), old, start, read, model, self.loss, self.pretrained(stage))
+        vary = partial(varied, augment=self.config.data.augment)
+        return Stage(self.tasks_of(stage), old, start, read, model, self.loss, self.pretrained(stage), vary)
 
     def pretrained(self, stage: str) -> OneHead | None:
         """The network that this run began with, without gradients, if a remedy asks for it and all of it is there."""
