@@ -97,9 +97,9 @@ def transfer(cells: Sequence[Result]) -> str:
 
 
 def points(found: Iterable[dict[str, Any]]) -> str:
-    """Mean drop in points with the mean interval."""
+    """Mean drop in points with the mean of the intervals that are known."""
     drops = list(found)
-    low, high = (mean(d["points_interval"][i] for d in drops) for i in (0, 1))
+    low, high = (mean(d["points_interval"][i] for d in drops if d["points_interval"]) for i in (0, 1))
     return f"{mean(d['points'] for d in drops):.1f} ({low:.1f} to {high:.1f})"
 
 

@@ -39,6 +39,13 @@ RUNS = {
 CHAINS = {"fast_scnn": ("stage 0", "final"), "efficientnet_lite0": ("ImageNet", "final-lite0")}
 """Backbones whose chains were run on the real sets: what they started from, and the folder of their results."""
 
+ALONE = {
+    "final": "Fast-SCNN from stage 0, `configs/default.yaml`",
+    "final-lite0": "EfficientNet-Lite0 from ImageNet, `configs/lite0.yaml`",
+    "final-lite0-320": "the same, `configs/lite0_320.yaml`",
+}
+"""Recipes by which each task was trained alone for the final rows, by the folder of their results."""
+
 COLUMNS = {"det": ("boxes", "AP", "AP50"), "seg": ("pixels", "IoU", "accuracy"), "cls": ("images", "accuracy")}
 """Of the tables of classes: how many there are of each, then its scores."""
 NAMES = {"det": "detection", "seg": "segmentation", "cls": "classification"}
@@ -66,6 +73,19 @@ def starts(folder: Path) -> str:
             row += [spread(cells[stage], metric) for metric in metrics]
             minutes.append(f"{statistics.mean(c['minutes'] for c in cells[stage]):.1f}" if cells[stage] else "-")
         rows.append([*row, ", ".join(minutes)])
+    return "\n".join(markdown(rows))
+
+
+def alone(results: Path) -> str:
+    """One row a recipe: what networks reach that learn one task each, mean and range over seeds, and what it took."""
+    metrics = [m for shown in METRICS.values() for m in shown]
+    rows = [["each task alone", "seeds", *metrics, "minutes: seg, det, cls", "machine"]]
+    for name, title in ALONE.items():
+        singles = [r for r in grid(results / name) if r["variant"] == "single-task"]
+        cells = {stage: [r for r in singles if r["stage"] == stage] for stage in METRICS}
+        minutes = ", ".join(f"{statistics.mean(c['minutes'] for c in cells[stage]):.1f}" for stage in METRICS)
+        values = [spread(cells[OWN[m]], m) for m in metrics]
+        rows.append([title, str(len(cells["seg"])), *values, minutes, singles[0]["machine"]])
     return "\n".join(markdown(rows))
 
 
@@ -203,10 +223,12 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-lite0": chains,
     "final": comparison,
     "final-lite0": comparison,
+    "final-lite0-320": comparison,
     "backbones": backbones,
     "classes": classes,
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),
+    "alone": lambda path: alone(path.parent),
 }
 """Tables by the folder of results that they show."""
 
