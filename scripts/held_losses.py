@@ -1,0 +1,110 @@
+"""What checkpoints cost on held-back images, and how far their masks are from those of the first one.
+
+python -m scripts.held_losses runs/mine/seg.pt runs/mine/det.pt --data.root data --json results/held-losses/mine.json
+
+On 40 images mAP hangs on single boxes; the loss of every box does not. The checkpoints must be of runs with
+`--data.holdout true`: images that a network has learnt from say nothing. `drift` is the mean divergence per pixel, in
+nats, of masks from those of the first checkpoint on images that neither has learnt from; `agree` the share of pixels,
+of those the first calls an object, that are called the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual.teaching import divergence
+from data.dataset import TaskDataset
+from data.types import TASKS, TaskSet
+from engine.batches import Batch, collate
+from engine.checkpoint import load, load_model, provenance
+from engine.config import Config
+from engine.errors import UserError, run_cli
+from engine.evaluate import evaluate
+from engine.files import write_text
+from engine.options import build_parser, to_config
+from engine.run import read_sets
+from models.criterion import Criterion
+from models.onehead import OneHead
+
+TERMS = ("seg_ce", "seg_dice", "conf", "det_class", "l1", "giou", "cls_ce")
+"""Of the last layer; weights of the loss are part of them."""
+METRICS = ("mIoU", "mAP", "AP50", "Top-1")
+BATCH = 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score the checkpoints one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="the first is what drift is measured from")
+    parser.add_argument("--data.root", dest="root", default="data", help="folder that holds the three sets")
+    parser.add_argument("--json", type=Path, help="where the record goes")
+    args = parser.parse_args(argv)
+    config = trained_with(args.checkpoints[0], args.root)
+    sets = read_sets(config)[1]
+    first: Tensor | None = None
+    found = []
+    for path in args.checkpoints:
+        trained_with(path, args.root)
+        model = load_model(path)
+        masks = mask_logits(model, sets["seg"])
+        first = masks if first is None else first
+        row = {"checkpoint": f"{path.parent.name}/{path.name}", **drift(masks, first), **losses(model, sets, config)}
+        scores = evaluate(model, sets)
+        found.append({**row, **{name: round(scores[name], 4) for name in METRICS}})
+        print("  ".join(f"{k} {v}" for k, v in found[-1].items()), flush=True)
+    if args.json:
+        write_text(args.json, json.dumps({"rows": found, **provenance()}, indent=1) + "\n")
+    return 0
+
+
+def trained_with(path: Path, root: str) -> Config:
+    """The configuration of a checkpoint's run. Raises UserError if it has learnt from what is held back."""
+    parser = build_parser("", "")
+    config = to_config(parser, parser.parse_object(load(path)["config"]))
+    if not config.data.holdout:
+        raise UserError(f"{path} has learnt from all training images: give one of a run with --data.holdout true")
+    return replace(config, data=replace(config.data, root=root))
+
+
+def batches(task_set: TaskSet, size: int) -> list[Batch]:
+    """A set as evaluation sees it."""
+    images = TaskDataset(task_set, size, None)
+    return [collate([images[i] for i in range(k, min(k + BATCH, len(images)))]) for k in range(0, len(images), BATCH)]
+
+
+@torch.no_grad()
+def mask_logits(model: OneHead, task_set: TaskSet) -> Tensor:
+    """Logits (N, K, S/4, S/4) of a set's images."""
+    return torch.cat([model(images)["pred_masks"] for images, _ in batches(task_set, model.input_size)]).float()
+
+
+def drift(masks: Tensor, first: Tensor) -> dict[str, float]:
+    """How far masks are from others."""
+    was, now = first.argmax(1), masks.argmax(1)
+    agree = (was == now)[was > 0].float().mean()
+    return {"drift": round(float(divergence(masks, first, dim=1).mean()), 4), "agree": round(float(agree), 3)}
+
+
+@torch.no_grad()
+def losses(model: OneHead, sets: dict[Any, TaskSet], config: Config) -> dict[str, float]:
+    """Mean over batches of every term, each on the images that are annotated for it."""
+    criterion, sums = Criterion(config.loss), dict[str, list[float]]()
+    for task in TASKS:
+        for images, targets in batches(sets[task], model.input_size):
+            for name, value in criterion(model(images), targets).items():
+                if name in TERMS:
+                    sums.setdefault(name, []).append(float(value))
+    return {name: round(sum(sums[name]) / len(sums[name]), 3) for name in TERMS if name in sums}
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,45 @@
+"""Held-back losses tell checkpoints apart, and refuse those that have learnt from what is held back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.types import TASKS
+from engine.errors import UserError
+from engine.train import main as train
+from scripts.held_losses import METRICS, TERMS, drift, main
+from tests.engine.conftest import TINY, drawn  # noqa: F401
+
+
+def test_drift_is_the_mean_divergence_and_agreement_is_on_objects_alone() -> None:
+    first = torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[0.0, 2.0], [1.0, 0.0]]])[None]  # 2 classes, 2 x 2 pixels
+    assert drift(first, first) == {"drift": 0.0, "agree": 1.0}
+    moved = first.clone()
+    moved[0, :, 1, 0] = torch.tensor([1.0, 0.0])  # one of the two pixels of an object becomes background
+    log_p, log_q = (torch.tensor(logits).log_softmax(0) for logits in ([1.0, 0.0], [0.0, 1.0]))
+    expected = float((log_q.exp() * (log_q - log_p)).sum()) / 4
+    assert drift(moved, first) == {"drift": pytest.approx(expected, abs=1e-4), "agree": 0.5}
+
+
+def test_the_record_has_every_term_of_every_checkpoint(drawn: Path, tmp_path: Path) -> None:  # noqa: F811
+    held = [*TINY, "--data.root", str(drawn), "--runs", str(tmp_path), "--data.holdout", "true"]
+    assert train([*held, "--name", "held", "--stage", "seg"]) == 0
+    assert train([*held, "--name", "held", "--stage", "det", "--resume"]) == 0
+    paths = [str(tmp_path / "held" / f"{stage}.pt") for stage in ("seg", "det")]
+    assert main([*paths, "--data.root", str(drawn), "--json", str(tmp_path / "record.json")]) == 0
+    rows = json.loads((tmp_path / "record.json").read_text())["rows"]
+    assert [row["checkpoint"] for row in rows] == ["held/seg.pt", "held/det.pt"]
+    assert all({*TERMS, *METRICS} <= row.keys() for row in rows)
+    assert rows[0]["drift"] == 0 < rows[1]["drift"]
+    assert rows[1]["conf"] < rows[0]["conf"]  # which stage 2 taught
+
+
+def test_a_network_that_learnt_from_every_image_is_refused(drawn: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = [*TINY, "--data.root", str(drawn), "--runs", str(tmp_path), "--name", "whole", "--stage", TASKS[0]]
+    assert train(run) == 0
+    with pytest.raises(UserError, match=r"seg\.pt has learnt from all training images: give one of a run with"):
+        main([str(tmp_path / "whole" / "seg.pt"), "--data.root", str(drawn)])
