@@ -30,7 +30,7 @@ OWN = {metric: stage for stage, metrics in METRICS.items() for metric in metrics
 RUNS = {
     "quickstart.json": "drawn sets, `make quickstart`",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
-    "final/onehead-all-s0.json": "real sets, `configs/default.yaml`, the recipe of `weights/onehead.pt`",
+    "final/half-rate-all-s0.json": "real sets, the recipe of `weights/onehead.pt` (`half-rate` in `configs/final.yaml`)",
     "search-chain/recall-384.json": "real sets, the default before it: 384 px, mosaics, a softer teacher",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
@@ -45,6 +45,9 @@ ALONE = {
     "final-lite0-320": "the same, `configs/lite0_320.yaml`",
 }
 """Recipes by which each task was trained alone for the final rows, by the folder of their results."""
+
+HELD = ("drift", "agree", "seg_ce", "seg_dice", "det_class", "l1", "giou", "mIoU", "mAP", "AP50")
+"""Columns of held-back losses."""
 
 COLUMNS = {"det": ("boxes", "AP", "AP50"), "seg": ("pixels", "IoU", "accuracy"), "cls": ("images", "accuracy")}
 """Of the tables of classes: how many there are of each, then its scores."""
@@ -122,6 +125,17 @@ def comparison(folder: Path) -> str:
     """Final values and drops of a comparison's variants, then every metric after every stage."""
     chains, singles = chains_and_singles(grid(folder))
     return "\n".join([*final_lines(chains, singles), "", *matrix_lines(chains)])
+
+
+def held(record: Path) -> str:
+    """One row a checkpoint: what its stage did, drift of masks, losses and metrics on held-back images."""
+    rows = [["checkpoint", "teacher", "rate", "probe", "replayed", *(name.replace("_", " ") for name in HELD)]]
+    for row in json.loads(record.with_suffix(".json").read_text())["rows"]:
+        s = row["settings"]
+        replayed = f"{s['replay_step']}{' varied' if s.get('replay_vary') else ''}"
+        rows.append([row["checkpoint"], *(f"{s[k]:g}" for k in ("distill", "shared_lr", "probe")), replayed])
+        rows[-1] += [f"{row[name]:.3f}" for name in HELD]
+    return "\n".join(markdown(rows))
 
 
 def classes(record: Path) -> str:
@@ -221,6 +235,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-teacher": chains,
     "search-backbones": starts,
     "search-lite0": chains,
+    "held-losses": held,
+    "held-losses-lite0": held,
     "final": comparison,
     "final-lite0": comparison,
     "final-lite0-320": comparison,

@@ -37,6 +37,7 @@ from models.onehead import OneHead
 
 TERMS = ("seg_ce", "seg_dice", "conf", "det_class", "l1", "giou", "cls_ce")
 """Of the last layer; weights of the loss are part of them."""
+SETTINGS = ("distill", "replay_step", "replay_vary", "freeze_statistics")
 METRICS = ("mIoU", "mAP", "AP50", "Top-1")
 BATCH = 8
 
@@ -48,16 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data.root", dest="root", default="data", help="folder that holds the three sets")
     parser.add_argument("--json", type=Path, help="where the record goes")
     args = parser.parse_args(argv)
+    for path in args.checkpoints:
+        check_held(path)
     config = trained_with(args.checkpoints[0], args.root)
     sets = read_sets(config)[1]
     first: Tensor | None = None
     found = []
     for path in args.checkpoints:
-        trained_with(path, args.root)
         model = load_model(path)
         masks = mask_logits(model, sets["seg"])
         first = masks if first is None else first
-        row = {"checkpoint": f"{path.parent.name}/{path.name}", **drift(masks, first), **losses(model, sets, config)}
+        row: dict[str, Any] = {
+            "checkpoint": f"{path.parent.name}/{path.name}",
+            "settings": settings(path),
+        }
+        row |= {**drift(masks, first), **losses(model, sets, config)}
         scores = evaluate(model, sets)
         found.append({**row, **{name: round(scores[name], 4) for name in METRICS}})
         print("  ".join(f"{k} {v}" for k, v in found[-1].items()), flush=True)
@@ -66,13 +72,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def check_held(path: Path) -> None:
+    """Raise UserError for a checkpoint that has learnt from what is held back."""
+    if not load(path)["config"]["data"]["holdout"]:
+        raise UserError(f"{path} has learnt from all training images: give one of a run with --data.holdout true")
+
+
 def trained_with(path: Path, root: str) -> Config:
-    """The configuration of a checkpoint's run. Raises UserError if it has learnt from what is held back."""
+    """The configuration of a checkpoint's run, with the data at `root`."""
     parser = build_parser("", "")
     config = to_config(parser, parser.parse_object(load(path)["config"]))
-    if not config.data.holdout:
-        raise UserError(f"{path} has learnt from all training images: give one of a run with --data.holdout true")
     return replace(config, data=replace(config.data, root=root))
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """What a checkpoint's last stage did against forgetting; keys that its code did not know yet are missing."""
+    content = load(path)
+    config, stage = content["config"], content["stage"]
+    own = {"shared_lr": config["optim"]["shared_lr"][stage], "probe": config["optim"].get("probe", 0.0)}
+    return {**own, **{key: config["continual"][key] for key in SETTINGS if key in config["continual"]}}
 
 
 def batches(task_set: TaskSet, size: int) -> list[Batch]:

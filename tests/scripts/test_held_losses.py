@@ -26,14 +26,17 @@ def test_drift_is_the_mean_divergence_and_agreement_is_on_objects_alone() -> Non
 
 
 def test_the_record_has_every_term_of_every_checkpoint(drawn: Path, tmp_path: Path) -> None:  # noqa: F811
-    held = [*TINY, "--data.root", str(drawn), "--runs", str(tmp_path), "--data.holdout", "true"]
-    assert train([*held, "--name", "held", "--stage", "seg"]) == 0
-    assert train([*held, "--name", "held", "--stage", "det", "--resume"]) == 0
+    held = [*TINY, "--data.root", str(drawn), "--runs", str(tmp_path), "--data.holdout", "true", "--name", "held"]
+    softer = ["--continual.distill", "7", "--optim.shared_lr.det", "0.25"]
+    assert train([*held, "--stage", "seg"]) == 0
+    assert train([*held, "--stage", "det", "--resume", *softer]) == 0
     paths = [str(tmp_path / "held" / f"{stage}.pt") for stage in ("seg", "det")]
     assert main([*paths, "--data.root", str(drawn), "--json", str(tmp_path / "record.json")]) == 0
     rows = json.loads((tmp_path / "record.json").read_text())["rows"]
     assert [row["checkpoint"] for row in rows] == ["held/seg.pt", "held/det.pt"]
     assert all({*TERMS, *METRICS} <= row.keys() for row in rows)
+    assert [row["settings"]["distill"] for row in rows] == [1.0, 7.0]
+    assert [row["settings"]["shared_lr"] for row in rows] == [1.0, 0.25]
     assert rows[0]["drift"] == 0 < rows[1]["drift"]
     assert rows[1]["conf"] < rows[0]["conf"]  # which stage 2 taught
 
