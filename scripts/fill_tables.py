@@ -30,14 +30,17 @@ OWN = {metric: stage for stage, metrics in METRICS.items() for metric in metrics
 RUNS = {
     "quickstart.json": "drawn sets, `make quickstart`",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
-    "final/half-rate-all-s0.json": "real sets, the recipe of `weights/onehead.pt` (`half-rate` in `configs/final.yaml`)",
+    "final/half-rate-all-s0.json": "real sets, the recipe of `weights/onehead.pt` (`half-rate`, `configs/final.yaml`)",
     "search-chain/recall-384.json": "real sets, the default before it: 384 px, mosaics, a softer teacher",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""
 
-CHAINS = {"fast_scnn": ("stage 0", "final"), "efficientnet_lite0": ("ImageNet", "final-lite0")}
-"""Backbones whose chains were run on the real sets: what they started from, and the folder of their results."""
+CHAINS = {
+    "fast_scnn": ("stage 0", "final/half-rate-all-s*.json"),
+    "efficientnet_lite0": ("ImageNet", "final-lite0-320/onehead-all-s*.json"),
+}
+"""Backbones whose chains were run on the real sets: what they started from, and their results."""
 
 ALONE = {
     "final": "Fast-SCNN from stage 0, `configs/default.yaml`",
@@ -178,8 +181,8 @@ def backbones(folder: Path) -> str:
     """One row a backbone: size and speed, and where a chain was run on the real sets, what it ends with."""
     rows = [["backbone", "parameters", "GFLOPs", "one image", "start", "seeds", *SHOWN]]
     for r in grid(folder):
-        start, name = CHAINS.get(r["backbone"], ("-", ""))
-        files = (folder.parent / name).glob("onehead-all-s*.json") if name else []
+        start, pattern = CHAINS.get(r["backbone"], ("-", ""))
+        files = folder.parent.glob(pattern) if pattern else []
         ends = [json.loads(path.read_text()) for path in files]
         row = [f"`{r['backbone']}`", millions(r, ""), f"{r['gflops']:.1f}", f"{r['latency_ms_median']:.0f} ms", start]
         rows.append([*row, str(len(ends) or "-"), *(spread(ends, metric) for metric in SHOWN)])
