@@ -7,7 +7,7 @@ Replay). The buffer is drawn from without regard to its size, so that one smalle
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ class Replay(Remedy):
             places = [i for i, (of, _) in enumerate(shown) if of == task]
             for i in cover([shown[p][1] for p in places], self.size):
                 image, targets = everything[places[i]]
-                views = [image, image.flip(-1)] if stage.model is not None else []
+                views = [image, image.flip(-1)] if stage.model is not None and not self.vary else []
                 taught = [say(stage.model, task, view) for view in views] if stage.model is not None else []
                 self.buffer.append(Kept((image * 255).round().to(torch.uint8), targets, taught))
 
@@ -130,7 +130,7 @@ def distance(task: str, outputs: Outputs, place: int, taught: dict[str, Tensor])
     return divergence(outputs[name][place], taught[name], dim=0).mean()
 
 
-def annotated(targets: Targets) -> str:
+def annotated(targets: Targets) -> Literal["seg", "det", "cls"]:
     """The task that a single image is annotated for."""
     if bool(targets.has_boxes[0]):
         return "det"

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Sampler
 
+from continual.replay import annotated
 from data.dataset import TaskDataset
 from data.transforms import Augment, to_picture, train_transform
-from data.types import Sample, Task
+from data.types import Sample
 from models.targets import NO_CLASS, VOID, Targets
 
 Batch = tuple[Tensor, Targets]
@@ -43,7 +44,7 @@ def varied(image: Tensor, targets: Targets, augment: Augment) -> tuple[Tensor, T
 
     The numbers come from torch's global generator. Mosaics and pasting, which need other images, are left out.
     """
-    task: Task = "det" if bool(targets.has_boxes[0]) else "cls" if int(targets.classes[0]) != NO_CLASS else "seg"
+    task = annotated(targets)
     sample = Sample(
         image,
         0,

@@ -20,15 +20,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from continual.teaching import divergence
 from data.dataset import TaskDataset
-from data.types import TASKS, TaskSet
+from data.types import TASKS, Task, TaskSet
 from engine.batches import Batch, collate
 from engine.checkpoint import load, load_model, provenance
 from engine.config import Config
 from engine.errors import UserError, run_cli
-from engine.evaluate import evaluate
+from engine.evaluate import Evaluator
 from engine.files import write_text
 from engine.options import build_parser, to_config
 from engine.run import read_sets
@@ -38,6 +39,7 @@ from models.onehead import OneHead
 TERMS = ("seg_ce", "seg_dice", "conf", "det_class", "l1", "giou", "cls_ce")
 """Of the last layer; weights of the loss are part of them."""
 SETTINGS = ("distill", "replay_step", "replay_vary", "freeze_statistics")
+"""Of `continual`, as the record shows them."""
 METRICS = ("mIoU", "mAP", "AP50", "Top-1")
 BATCH = 8
 
@@ -53,18 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_held(path)
     config = trained_with(args.checkpoints[0], args.root)
     sets = read_sets(config)[1]
+    evaluator = Evaluator(sets, config.data.size)
+    seen = {task: batches(sets[task], config.data.size) for task in TASKS}
     first: Tensor | None = None
     found = []
     for path in args.checkpoints:
         model = load_model(path)
-        masks = mask_logits(model, sets["seg"])
+        masks = mask_logits(model, seen["seg"])
         first = masks if first is None else first
-        row: dict[str, Any] = {
-            "checkpoint": f"{path.parent.name}/{path.name}",
-            "settings": settings(path),
-        }
-        row |= {**drift(masks, first), **losses(model, sets, config)}
-        scores = evaluate(model, sets)
+        row: dict[str, Any] = {"checkpoint": f"{path.parent.name}/{path.name}", "settings": settings(path)}
+        row |= {**drift(masks, first), **losses(model, seen, config)}
+        scores = evaluator.run(model).scores
         found.append({**row, **{name: round(scores[name], 4) for name in METRICS}})
         print("  ".join(f"{k} {v}" for k, v in found[-1].items()), flush=True)
     if args.json:
@@ -95,14 +96,14 @@ def settings(path: Path) -> dict[str, Any]:
 
 def batches(task_set: TaskSet, size: int) -> list[Batch]:
     """A set as evaluation sees it."""
-    images = TaskDataset(task_set, size, None)
-    return [collate([images[i] for i in range(k, min(k + BATCH, len(images)))]) for k in range(0, len(images), BATCH)]
+    images: Any = TaskDataset(task_set, size, None)
+    return list(DataLoader(images, BATCH, collate_fn=collate))
 
 
 @torch.no_grad()
-def mask_logits(model: OneHead, task_set: TaskSet) -> Tensor:
-    """Logits (N, K, S/4, S/4) of a set's images."""
-    return torch.cat([model(images)["pred_masks"] for images, _ in batches(task_set, model.input_size)]).float()
+def mask_logits(model: OneHead, seen: list[Batch]) -> Tensor:
+    """Logits (N, K, S/4, S/4) of the masks of all images."""
+    return torch.cat([model(images)["pred_masks"] for images, _ in seen]).float()
 
 
 def drift(masks: Tensor, first: Tensor) -> dict[str, float]:
@@ -113,11 +114,11 @@ def drift(masks: Tensor, first: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def losses(model: OneHead, sets: dict[Any, TaskSet], config: Config) -> dict[str, float]:
+def losses(model: OneHead, seen: dict[Task, list[Batch]], config: Config) -> dict[str, float]:
     """Mean over batches of every term, each on the images that are annotated for it."""
     criterion, sums = Criterion(config.loss), dict[str, list[float]]()
     for task in TASKS:
-        for images, targets in batches(sets[task], model.input_size):
+        for images, targets in seen[task]:
             for name, value in criterion(model(images), targets).items():
                 if name in TERMS:
                     sums.setdefault(name, []).append(float(value))

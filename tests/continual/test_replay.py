@@ -273,6 +273,7 @@ def test_varied_images_differ_each_time_and_ask_for_no_stored_output() -> None:
     kept = [(images(1)[0], random_targets(["seg"]))]
     replay.after_stage(Stage(("seg",), (), None, lambda: kept, model))
     replay.before_stage(Stage(("cls",), ("seg",), None, lambda: [], vary=partial(varied, augment=Augment())))
+    assert replay.buffer[0].taught == []
     shown = []
     for _ in range(2):
         step = Step(images(2, seed=9), random_targets(["cls"] * 2))
