@@ -31,10 +31,12 @@ RUNS = {
     "quickstart.json": "drawn sets, `make quickstart`",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
     "final/half-rate-all-s0.json": "real sets, the recipe of `weights/onehead.pt` (`half-rate`, `configs/final.yaml`)",
-    "search-chain/recall-384.json": "real sets, the default before it: 384 px, mosaics, a softer teacher",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""
+
+RECIPE = "half-rate"
+"""The variant of configs/final.yaml that weights/onehead.pt was trained by."""
 
 CHAINS = {
     "fast_scnn": ("stage 0", "final/half-rate-all-s*.json"),
@@ -93,6 +95,25 @@ def alone(results: Path) -> str:
         values = [spread(cells[OWN[m]], m) for m in metrics]
         rows.append([title, str(len(cells["seg"])), *values, minutes, singles[0]["machine"]])
     return "\n".join(markdown(rows))
+
+
+def headline(folder: Path) -> str:
+    """One row a metric: each task alone, right after its own stage and at the end of the chain, and what changed."""
+    cells = {(r["variant"], r["stage"], r["seed"]): r["rows"] for r in grid(folder)}
+    chains = {seed: rows for (variant, _, seed), rows in cells.items() if variant == RECIPE}
+    rows = [["", "alone", "after its own stage", "at the end", "end against alone", "end against own stage"]]
+    for metric, stage in OWN.items():
+        alone = [cells["single-task", stage, seed][-1][metric] for seed in chains]
+        own = [next(row[metric] for row in chain if row["stage"] == stage) for chain in chains.values()]
+        end = [chain[-1][metric] for chain in chains.values()]
+        rows.append([metric, number(alone), number(own), number(end), change(alone, end), change(own, end)])
+    return "\n".join(markdown(rows))
+
+
+def change(before: Sequence[float], after: Sequence[float]) -> str:
+    """Mean relative change, and that of every seed."""
+    relative = [100 * (b / a - 1) for a, b in zip(before, after, strict=True)]
+    return f"{statistics.mean(relative):+.1f} % ({', '.join(f'{r:+.1f}' for r in relative)})"
 
 
 def search(folder: Path) -> str:
@@ -247,6 +268,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "classes": classes,
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),
+    "headline": lambda path: headline(path.parent / "final"),
     "alone": lambda path: alone(path.parent),
 }
 """Tables by the folder of results that they show."""

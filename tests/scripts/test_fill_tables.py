@@ -92,6 +92,19 @@ def test_chains_show_what_each_task_had_and_has(tmp_path: Path) -> None:
     assert "| 0 | 0.200, 0.150 | 0.100, 0.100 | 0.050, 0.050 | - | 15.0 | abc |" in filled
 
 
+def test_the_headline_compares_the_end_with_each_task_alone_and_after_its_own_stage(tmp_path: Path) -> None:
+    own = {"seg": {"mIoU": 0.2}, "det": {"AP50": 0.1, "mAP": 0.05}, "cls": {"Top-1": 0.8}}
+    zero = {"mIoU": 0.0, "AP50": 0.0, "mAP": 0.0, "Top-1": 0.0}
+    rows = [{**zero, **values, "stage": stage} for stage, values in own.items()]
+    rows[-1] |= {"mIoU": 0.15, "AP50": 0.12, "mAP": 0.05}
+    chain = {**result("all", fill_tables.RECIPE, 3), "rows": rows}
+    singles = [{**result(stage, "single-task", 3), "rows": [values]} for stage, values in own.items()]
+    write(tmp_path / "final", chain, {**chain, "variant": "another", "rows": []}, *singles)
+    filled = fill("<!-- table headline -->\n<!-- end -->\n", tmp_path)
+    assert "| mIoU | 0.200 | 0.200 | 0.150 | -25.0 % (-25.0) | -25.0 % (-25.0) |" in filled
+    assert "| AP50 | 0.100 | 0.100 | 0.120 | +20.0 % (+20.0) | +20.0 % (+20.0) |" in filled
+
+
 def test_a_table_without_records_or_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no table 'mine'"):
         fill("<!-- table mine -->\n<!-- end -->", tmp_path)
