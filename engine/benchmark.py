@@ -6,21 +6,21 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.types import TASKS
+from engine import rivals
 from engine.checkpoint import load_model
-from engine.device import DTYPES, Precision, cpu_name, keep_freed_memory, pick_device, pick_precision
+from engine.device import DTYPES, Precision, cpu_name, keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.errors import UserError, run_cli
 from engine.export import FINAL, OnnxModel, check_packages, export
-from engine.rivals import RIVALS, time_rivals
-from engine.timing import Figures, drawn_image, measure, summary, time_inference, time_training
+from engine.timing import Figures, Run, drawn_image, inference, summary, take_turns, time_training
 from models.backbones import BACKBONES
-from models.deploy import fused
 from models.onehead import ModelConfig, OneHead, count_parameters
 
 MAX_PARAMETERS = 8_000_000
@@ -38,7 +38,8 @@ mask and the label; decoding and resizing of the file are not in it. Give --weig
 network is trained, and only borders are interpolated. A training step is forward, loss, backward,
 clipping and AdamW on drawn targets, without data loading and without remedies against forgetting.
 What a user would pick instead is torchvision's LR-ASPP MobileNetV3-Large, SSDLite320 and MobileNetV3-Small, run one
-after the other on the same image, at the same precision, to the same outputs.
+after the other on the same image, at the same precision, to the same outputs. All take turns, round by round, each
+called twice and timed once; a ratio is the median over rounds.
 The last line of stdout is one JSON object."""
 
 
@@ -94,12 +95,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "gflops": round(flops(model, args.size, device) / 1e9, 2),
     }
     dtype = DTYPES[precision]
-    figures |= time_inference(fused(model), args.size, dtype, args.warmup, args.runs)
+    runs = {"latency": inference(model, args.size, dtype)}
+    runs["latency"]()
+    figures["inference_peak_mib"] = peak_memory(device)  # before there is anything else
+    if not args.alone:
+        runs |= {name: rivals.inference(name, device, args.size, dtype) for name in rivals.RIVALS}
+        runs["exported"] = exported(model, args.size)
+    times = take_turns(runs, device, args.warmup, args.runs)
+    for name, taken in times.items():
+        figures |= summary(f"{name}_ms", taken)
     figures |= time_training(model, args.size, dtype, args.batch, args.warmup, args.runs)
     if not args.alone:
-        figures |= time_rivals(device, args.size, dtype, args.batch, args.warmup, args.runs)
-        figures |= time_export(model, args.size, args.warmup, args.runs)
-        figures |= ratios(figures)
+        figures |= rivals.time_training(device, args.size, dtype, args.batch, args.warmup, args.runs)
+        figures |= ratios(times, figures)
     figures["parameters_passed"] = figures["parameters"] < MAX_PARAMETERS
     figures["latency_passed"] = figures["latency_ms_median"] <= MAX_LATENCY_MS
     print(report(figures))
@@ -149,24 +157,25 @@ def flops(model: OneHead, size: int, device: torch.device) -> int:
     return int(counter.get_total_flops())
 
 
-def time_export(model: OneHead, size: int, warmup: int, runs: int) -> Figures:
-    """Latency of the exported model, float32 on the CPU with as many threads as torch has."""
+def exported(model: OneHead, size: int) -> Run:
+    """The exported model on one image: float32 on the CPU with as many threads as torch has."""
     image = drawn_image(size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export(model, path)
-        exported = OnnxModel(path, torch.get_num_threads())
-    times = measure("exported", lambda: exported.run(image, FINAL), torch.device("cpu"), warmup, runs)
-    return summary("exported_ms", times)
+        network = OnnxModel(path, torch.get_num_threads())
+    return lambda: network.run(image, FINAL)
 
 
-def ratios(figures: Figures) -> Figures:
-    """Our times over those of what a user would pick instead."""
-    total = sum(figures[f"{name}_ms_median"] for name in RIVALS)
+def ratios(times: Mapping[str, Sequence[float]], figures: Figures) -> Figures:
+    """Our times over those of what a user would pick instead: of each round, then the median."""
+    instead = [sum(taken) for taken in zip(*(times[name] for name in rivals.RIVALS))]
     steps = [figures[f"train_{stage}_ms_per_image_median"] for stage in TASKS]
+    found = {
+        name: median(ours / theirs for ours, theirs in zip(times[name], instead)) for name in ("latency", "exported")
+    }
     return {
-        "latency_ratio": round(figures["latency_ms_median"] / total, 3),
-        "exported_ratio": round(figures["exported_ms_median"] / total, 3),
+        **{f"{name}_ratio": round(ratio, 3) for name, ratio in found.items()},
         "train_ratio": round(max(steps) / figures["train_lraspp_ms_per_image_median"], 3),
     }
 
@@ -198,7 +207,7 @@ def report(figures: Figures) -> str:
 
 def comparison(f: Figures) -> list[str]:
     """The lines on what a user would pick instead."""
-    lines = [f"\n{'instead: ' + text:<34}{pair(f, f'{name}_ms')}" for name, text in RIVALS.items()]
+    lines = [f"\n{'instead: ' + text:<34}{pair(f, f'{name}_ms')}" for name, text in rivals.RIVALS.items()]
     return [
         "".join(lines),
         f"{'exported, ONNX Runtime, fp32':<34}{pair(f, 'exported_ms')}",

@@ -3,9 +3,8 @@
     python -m engine.export --weights weights/onehead.pt --out onehead.onnx
     python eval.py --weights onehead.onnx --data_root data --tasks all
 
-One input, `images`: float32 (B, 3, S, S) in 0..1. Outputs for the user: `boxes` (B, k, 4) x1 y1 x2 y2 as fractions,
-`scores` and `labels` (B, k), `mask` (B, S, S) and `label` (B,), all classes as indices into the lists of the file's
-metadata; for evaluation at other resolutions, the raw `pred_*` of `models.head.QueryHead.forward`.
+One input, `images`: float32 (B, 3, S, S) in 0..1. Outputs are those of `models.deploy.Final`, classes as indices
+into the lists of the file's metadata.
 """
 
 from __future__ import annotations
@@ -23,33 +22,13 @@ from torch import Tensor, nn
 
 from engine.checkpoint import load_model
 from engine.errors import UserError, run_cli
-from models.boxes import to_xyxy
-from models.deploy import fused
+from models.deploy import Deployed, Final
 from models.onehead import OneHead
-from models.postprocess import best_pairs, class_masks
 
-FINAL = ("boxes", "scores", "labels", "mask", "label")
-"""Outputs that a user reads."""
-RAW = ("pred_logits", "pred_conf", "pred_boxes", "pred_masks", "pred_class")
-"""Outputs that evaluation reads."""
+FINAL, RAW = Final._fields[:5], Final._fields[5:]
+"""Outputs that a user reads, and those that evaluation reads."""
 OPSET = 18
 NEEDED = "pip install onnx onnxscript onnxruntime"
-
-
-class Deployed(nn.Module):
-    """A fused model with its post-processing: one graph from the image to what is read."""
-
-    def __init__(self, model: OneHead, top_k: int = 100) -> None:
-        super().__init__()
-        self.model, self.top_k = fused(model), top_k
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, S, S) in 0..1 -> the tensors named in FINAL and RAW, in this order."""
-        out = self.model(images)
-        scores, labels, boxes = best_pairs(out, self.top_k)
-        masks = class_masks(out["pred_masks"], self.model.backbone.strides[0])
-        final = (to_xyxy(boxes), scores, labels, masks, out["pred_class"].argmax(1))
-        return (*final, *(out[name] for name in RAW))
 
 
 class OnnxModel(nn.Module):

@@ -12,7 +12,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from engine.config import OptimConfig
-from engine.timing import Figures, drawn_image, measure, summary
+from engine.timing import Figures, Run, drawn_image, measure, summary
 
 RIVALS = {"lraspp": "LR-ASPP", "ssdlite": "SSDLite320", "mobilenet": "MobileNetV3-Small"}
 """Networks by short name."""
@@ -64,21 +64,23 @@ def training_step(network: nn.Module, images: Tensor, dtype: torch.dtype | None)
     return step
 
 
-def time_rivals(
+def inference(name: str, device: torch.device, size: int, dtype: torch.dtype | None) -> Run:
+    """A function that takes one image of side `size` through a network, to what a user reads."""
+    image = drawn_image(size).to(device, memory_format=torch.channels_last)
+    network = build(name).to(device).to(memory_format=torch.channels_last).eval()
+
+    def run() -> object:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            return infer(name, network, image)
+
+    return run
+
+
+def time_training(
     device: torch.device, size: int, dtype: torch.dtype | None, batch: int, warmup: int, runs: int
 ) -> Figures:
-    """Latency of each network on one image of side `size`, and the time per image of LR-ASPP's training step."""
-    image = drawn_image(size).to(device, memory_format=torch.channels_last)
-    figures: Figures = {}
-    for name in RIVALS:
-        network = build(name).to(device).to(memory_format=torch.channels_last).eval()
-
-        def run(name: str = name, network: nn.Module = network) -> object:
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                return infer(name, network, image)
-
-        figures |= summary(f"{name}_ms", measure(RIVALS[name], run, device, warmup, runs))
+    """Time per image of LR-ASPP's training step."""
     images = torch.rand(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     network = build("lraspp").to(device).to(memory_format=torch.channels_last)
     times = measure("training LR-ASPP", training_step(network, images, dtype), device, warmup, runs)
-    return {**figures, **summary("train_lraspp_ms_per_image", [t / batch for t in times])}
+    return summary("train_lraspp_ms_per_image", [t / batch for t in times])

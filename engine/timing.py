@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,24 +21,42 @@ from engine.rates import parameter_groups
 from engine.stage import freeze_statistics
 from models.criterion import Criterion, LossConfig
 from models.denoising import denoising_boxes
+from models.deploy import Deployed
 from models.onehead import OneHead
-from models.postprocess import class_masks, detections
 from models.targets import NO_CLASS, VOID, Targets
 
 Figures = dict[str, Any]
+Run = Callable[[], object]
 
 
-def measure(name: str, run: Callable[[], object], device: torch.device, warmup: int, runs: int) -> list[float]:
+def measure(name: str, run: Run, device: torch.device, warmup: int, runs: int) -> list[float]:
     """Milliseconds of each of `runs` calls after `warmup` calls that are not counted."""
-    times = []
-    for i in tqdm(range(warmup + runs), desc=name, unit="run", leave=False, disable=None):
-        synchronise(device)
-        start = time.perf_counter()
-        run()
-        synchronise(device)
-        if i >= warmup:
-            times.append(1000 * (time.perf_counter() - start))
+    times = [clock(run, device) for _ in tqdm(range(warmup + runs), desc=name, unit="run", leave=False, disable=None)]
+    return times[warmup:]
+
+
+def take_turns(runs: Mapping[str, Run], device: torch.device, warmup: int, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of several things in each of `rounds` rounds, so that a machine that slows down slows them all.
+
+    In a round each is called twice and the second call counts: what is in the caches is its own.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for i in tqdm(range(warmup + rounds), desc="inference", unit="round", leave=False, disable=None):
+        for name, run in runs.items():
+            run()
+            elapsed = clock(run, device)
+            if i >= warmup:
+                times[name].append(elapsed)
     return times
+
+
+def clock(run: Run, device: torch.device) -> float:
+    """Milliseconds of one call."""
+    synchronise(device)
+    start = time.perf_counter()
+    run()
+    synchronise(device)
+    return 1000 * (time.perf_counter() - start)
 
 
 def synchronise(device: torch.device) -> None:
@@ -59,21 +77,17 @@ def drawn_image(size: int) -> Tensor:
     return pil_to_tensor(picture)[None].float() / 255
 
 
-def time_inference(model: OneHead, size: int, dtype: torch.dtype | None, warmup: int, runs: int) -> Figures:
-    """Latency of one image, from the input tensor to everything a user reads."""
-    device = model.mean.device
+def inference(model: OneHead, size: int, dtype: torch.dtype | None) -> Run:
+    """A function that takes one image from the input tensor to everything a user reads."""
+    device, deployed = model.mean.device, Deployed(model)
     image = drawn_image(size).to(device, memory_format=torch.channels_last)
-    times = measure("inference", lambda: infer(model, image, dtype), device, warmup, runs)
-    return {**summary("latency_ms", times), "inference_peak_mib": peak_memory(device)}
 
+    @torch.no_grad()
+    def run() -> object:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            return deployed(image)
 
-@torch.no_grad()
-def infer(model: OneHead, images: Tensor, dtype: torch.dtype | None) -> tuple[list[dict[str, Tensor]], Tensor, Tensor]:
-    """Final boxes, class masks int64 (B, S, S) and labels int64 (B,) of images (B, 3, S, S) in 0..1."""
-    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-        outputs = model(images)
-    masks = class_masks(outputs["pred_masks"].float(), model.backbone.strides[0])
-    return detections(outputs), masks, outputs["pred_class"].argmax(1)
+    return run
 
 
 def time_training(model: OneHead, size: int, dtype: torch.dtype | None, batch: int, warmup: int, runs: int) -> Figures:

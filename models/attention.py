@@ -1,6 +1,7 @@
 """One decoder layer: tokens look at each other, at the whole image, and at sampled points around their box.
 
-Shape suffixes: B batch, T tokens, M memory tokens, D width, H heads, E = D / H, L levels, P points, G groups.
+Shape suffixes: B batch, T tokens, M memory tokens, D width, H heads, E = D / H, L levels, P points, G groups; `levels`
+are the maps as they are sampled.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.sampling import GridMaps, RowTable
 
 LAYER_SCALE = 0.1
 """Start of the residual scales: an untrained decoder passes its input tokens through (CaiT, arXiv 2103.17239)."""
@@ -83,9 +86,9 @@ class CrossAttention(nn.Module):
         box_BT4: Tensor,
         memory_BMD: Tensor,
         memory_pos_MD: Tensor,
-        maps: list[Tensor],
+        levels: GridMaps | RowTable,
     ) -> Tensor:
-        """Return (B, T, D); `maps` are the levels as (B, D, H, W) float32."""
+        """Return (B, T, D)."""
         query = x_BTD + pos_BTD
         weight_k, weight_v = self.kv.weight.chunk(2)
         bias_k, bias_v = self.kv.bias.chunk(2)
@@ -93,26 +96,18 @@ class CrossAttention(nn.Module):
         v = F.linear(memory_BMD, weight_v, bias_v)
         q, k, v = (split_heads(t, self.heads) for t in (self.q(query), k, v))
         everywhere = join_heads(attend(q, k, v))
-        nearby = self.sample(query, box_BT4, maps).to(everywhere.dtype)
+        nearby = self.sample(query, box_BT4, levels).to(everywhere.dtype)
         out: Tensor = self.out(torch.cat([everywhere, nearby], dim=-1))
         return out
 
-    def sample(self, query_BTD: Tensor, box_BT4: Tensor, maps: list[Tensor]) -> Tensor:
-        """Weighted mean (B, T, D) of the maps at learnt points around each token's box, in float32."""
-        B, T, D = query_BTD.shape
+    def sample(self, query_BTD: Tensor, box_BT4: Tensor, levels: GridMaps | RowTable) -> Tensor:
+        """Weighted mean (B, T, D) of the maps at learnt points around each token's box, placed in float32."""
+        B, T, _ = query_BTD.shape
         H, L, P = self.heads, self.levels, self.points
         offset = self.offsets(query_BTD).float().view(B, T, H, L, P, 2)
         weight = self.weights(query_BTD).float().view(B, T, H, L * P).softmax(-1).view(B, T, H, L, P)
         centre, half = box_BT4[..., :2], box_BT4[..., 2:] / 2
-        point = centre[:, :, None, None, None] + offset * half[:, :, None, None, None]
-        grid = (2 * point - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B*H, T, P, 2)
-        weight = weight.permute(3, 0, 2, 1, 4).flatten(1, 2)  # (L, B*H, T, P)
-        total = query_BTD.new_zeros(B * H, D // H, T, dtype=torch.float32)
-        for level, values in enumerate(maps):
-            per_head = values.reshape(B * H, D // H, *values.shape[-2:])
-            found = F.grid_sample(per_head, grid[level], padding_mode="zeros", align_corners=False)
-            total = total + (found * weight[level][:, None]).sum(-1)
-        return total.view(B, D, T).transpose(1, 2)
+        return levels.mean(centre[:, :, None, None, None] + offset * half[:, :, None, None, None], weight)
 
 
 class DecoderLayer(nn.Module):
@@ -132,13 +127,13 @@ class DecoderLayer(nn.Module):
         box_BT4: Tensor,
         memory_BMD: Tensor,
         memory_pos_MD: Tensor,
-        maps: list[Tensor],
+        levels: GridMaps | RowTable,
         groups: int = 1,
     ) -> Tensor:
         """Return tokens (B, T, D) after one round of looking around; boxes are only read."""
         pos = box_encoding(box_BT4, x_BTD.shape[-1])
         x = x_BTD + self.scales[0] * self.self_attention(self.norms[0](x_BTD), pos, groups)
-        x = x + self.scales[1] * self.cross_attention(self.norms[1](x), pos, box_BT4, memory_BMD, memory_pos_MD, maps)
+        x = x + self.scales[1] * self.cross_attention(self.norms[1](x), pos, box_BT4, memory_BMD, memory_pos_MD, levels)
         return x + self.scales[2] * self.feed_forward(self.norms[2](x))
 
 

@@ -3,16 +3,56 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from models.boxes import to_xyxy
 from models.onehead import OneHead
+from models.postprocess import best_pairs, class_masks
+from models.sampling import RowTable
+
+
+class Final(NamedTuple):
+    """What a user reads, then what evaluation reads: `pred_*` as in `models.head.QueryHead.forward`.
+
+    boxes (B, k, 4), x1 y1 x2 y2 as fractions, scores and labels (B, k), the surest first; mask int64 (B, S, S); label
+    int64 (B,).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    mask: Tensor
+    label: Tensor
+    pred_logits: Tensor
+    pred_conf: Tensor
+    pred_boxes: Tensor
+    pred_masks: Tensor
+    pred_class: Tensor
+
+
+class Deployed(nn.Module):
+    """A fused copy of a model with its post-processing: one graph from the image to what is read."""
+
+    def __init__(self, model: OneHead, top_k: int = 100) -> None:
+        super().__init__()
+        self.model, self.top_k = fused(model), top_k
+
+    def forward(self, images: Tensor) -> Final:
+        """Images (B, 3, S, S) in 0..1 -> boxes, masks, labels and raw outputs."""
+        out = self.model.head.final(self.model.features(images))
+        scores, labels, boxes = best_pairs(out, self.top_k)
+        masks = class_masks(out["pred_masks"].float(), self.model.backbone.strides[0])
+        raw = {name: out[name] for name in Final._fields if name in out}
+        return Final(to_xyxy(boxes), scores, labels, masks, out["pred_class"].argmax(1), **raw)
 
 
 def fused(model: OneHead) -> OneHead:
-    """A copy in eval mode whose batch norms are folded into the convolutions before them; not for training."""
+    """A copy in eval mode, batch norms folded into the convolutions before them; not for training."""
     copy = deepcopy(model).eval()
+    copy.head.sampled = RowTable
     for block in copy.modules():
         if isinstance(block, nn.Sequential):
             for i, (conv, norm) in enumerate(zip(list(block), list(block)[1:])):

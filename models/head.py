@@ -9,7 +9,7 @@ Shape suffixes: B batch, N object queries, K segmentation classes, P places (cel
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from models.attention import DecoderLayer, box_encoding
 from models.boxes import grid_references, refine
+from models.sampling import GridMaps, RowTable
 
 CONF_PRIOR = -4.6
 """Starting bias of `conf`: 1 % of tokens hold an object (focal loss, arXiv 1708.02002, section 4.1)."""
@@ -51,14 +52,14 @@ class Memory:
     """What the tokens read, and where objects are looked for first.
 
     places_BPD, boxes_P4: the cells of all levels, finest first, with their reference boxes; tokens_BMD, encoding_MD:
-    the coarse ones among them, which are few enough to attend to; maps: all levels, for sampling.
+    the coarse ones among them, which are few enough to attend to; levels: all maps, for sampling.
     """
 
     places_BPD: Tensor
     boxes_P4: Tensor
     tokens_BMD: Tensor
     encoding_MD: Tensor
-    maps: list[Tensor]
+    levels: GridMaps | RowTable
 
 
 class QueryHead(nn.Module):
@@ -81,6 +82,7 @@ class QueryHead(nn.Module):
         if layers not in (2, 3):
             raise ValueError(f"a head has 2 or 3 layers, not {layers}: set model.layers to 2 or 3")
         self.num_queries = queries
+        self.sampled: type[GridMaps | RowTable] = GridMaps
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, hidden, levels, points) for _ in range(layers))
         self.class_queries = nn.Parameter(torch.randn(num_seg, dim))
         self.rows = dict(zip(BLOCKS, (4, 1, num_det, num_cls, num_seg, dim)))
@@ -156,7 +158,7 @@ class QueryHead(nn.Module):
         boxes = torch.cat([grid_references(m.shape[2], m.shape[3], CELLS_PER_REFERENCE, m.device) for m in maps])
         finest = maps[0].shape[2] * maps[0].shape[3]
         encoding = box_encoding(boxes[finest:], places.shape[-1])
-        return Memory(places, boxes, places[:, finest:], encoding, [m.float().contiguous() for m in maps])
+        return Memory(places, boxes, places[:, finest:], encoding, self.sampled(maps, places))
 
     def select(self, dense: Outputs, rank_BP: Tensor) -> Queries:
         """The first places of a ranking become the object queries (RT-DETR, arXiv 2304.08069, 4.3)."""
@@ -164,12 +166,13 @@ class QueryHead(nn.Module):
         return Queries(index, pick(dense["pred_boxes"], index).detach())
 
     def extra_queries(
-        self, dense: Outputs, rank_BP: Tensor, memory: Memory, groups: int, denoise: Tensor | None
+        self, dense: Outputs, rank_BP: Tensor, sizes: list[tuple[int, int]], groups: int, denoise: Tensor | None
     ) -> Queries | None:
         """Training-only queries: `groups` runs that share out a wider selection, then the denoising boxes.
 
         Group matching gives each object several matched queries (Group DETR, arXiv 2207.13085); denoising queries start
         from noised annotated boxes (DN-DETR, arXiv 2203.01305), their content from the place nearest to the box.
+        `sizes`: (height, width) of the maps.
         """
         index, boxes, n = [], [], self.num_queries
         if groups:
@@ -178,7 +181,6 @@ class QueryHead(nn.Module):
             index.append(ranked[:, rank])
             boxes.append(pick(dense["pred_boxes"], index[0]).detach())
         if denoise is not None:
-            sizes = [(m.shape[-2], m.shape[-1]) for m in memory.maps]
             index.append(nearest_places(denoise, sizes))
             boxes.append(denoise)
         if not index:
@@ -215,61 +217,58 @@ class QueryHead(nn.Module):
         pooled = memory.tokens_BMD.mean(1)
         asked = self.ask(maps[0], slots)
         start = {"pred_masks": self.read_masks(asked, pooled, maps[0], slots), "pred_class": self.read_class(pooled)}
-        outputs = self.decode(pooled, queries, asked, memory, maps[0], slots)
+        tokens = self.tokens(pooled, queries, asked, memory)
+        outputs = [self.read(x, found, maps[0], slots) for x, found in self.rounds(tokens, 1, queries, memory)]
         aux = [start, *outputs[:-1]]
         result = {**outputs[-1], "aux_outputs": aux, "dense": dense, "queries": queries, "maps": maps}
-        extra = self.extra_queries(dense, rank, memory, groups, denoise)
+        extra = self.extra_queries(dense, rank, [(m.shape[-2], m.shape[-1]) for m in maps], groups, denoise)
         if extra is not None:
-            result["extra_outputs"] = self.decode_extra(extra, memory)
+            objects = pick(memory.places_BPD, extra.index)
+            result["extra_outputs"] = [found for _, found in self.rounds(objects, 0, extra, memory)]
         return result
+
+    def final(self, maps: list[Tensor]) -> Outputs:
+        """The last layer's outputs of `forward` alone, for use: earlier ones and most places are never read."""
+        memory = self.memorise(maps)
+        (conf,) = self.project(memory.places_BPD, "conf")
+        index = peaks_first(conf[..., 0], maps).topk(self.num_queries, dim=1).indices
+        (delta,) = self.project(pick(memory.places_BPD, index), "box")
+        queries = Queries(index, refine(delta.float(), memory.boxes_P4[index]))
+        tokens = self.tokens(memory.tokens_BMD.mean(1), queries, self.ask(maps[0], None), memory)
+        *_, (x, found) = self.rounds(tokens, 1, queries, memory)
+        return self.read(x, found, maps[0], None)
 
     def ask(self, like: Tensor, slots: Tensor | None) -> Tensor:
         """The class queries (B, K, D) of every image of the batch, in the type of `like`."""
         all_KD = self.class_queries.to(like.dtype)
         return all_KD.expand(like.shape[0], -1, -1) if slots is None else all_KD[slots]
 
-    def decode(
-        self,
-        pooled_BD: Tensor,
-        queries: Queries,
-        asked_BKD: Tensor,
-        memory: Memory,
-        pix_BDHW: Tensor,
-        slots: Tensor | None,
-    ) -> list[Outputs]:
-        """Run the deployed tokens through the layers; predictions after each.
+    def tokens(self, pooled_BD: Tensor, queries: Queries, asked_BKD: Tensor, memory: Memory) -> Tensor:
+        """All tokens (B, 1 + N + K, D) before any layer; an object query starts as its place."""
+        return torch.cat([pooled_BD[:, None], pick(memory.places_BPD, queries.index), asked_BKD], dim=1)
 
-        A layer looks around the box that the one before predicted. What is predicted stays relative to the query's
-        own cell, so that the one projection means the same before and after every layer.
+    def rounds(self, x_BTD: Tensor, first: int, queries: Queries, memory: Memory) -> Iterator[tuple[Tensor, Outputs]]:
+        """Run tokens through the layers; after each, all tokens and what the object queries, from `first` on, find.
+
+        Object queries look around the box that the layer before predicted, all other tokens at the whole image. What
+        is predicted stays relative to the query's own cell, so that the one projection means the same before and after
+        every layer.
         """
-        objects = pick(memory.places_BPD, queries.index)
-        x = torch.cat([pooled_BD[:, None], objects, asked_BKD], dim=1)
-        n = objects.shape[1]
-        image = x.new_tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float32).expand(x.shape[0], x.shape[1] - n, 4)
-        boxes, cells, outputs = queries.boxes, memory.boxes_P4[queries.index], []
+        n = queries.index.shape[1]
+        whole = x_BTD.new_tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float32)
+        image = whole.expand(x_BTD.shape[0], x_BTD.shape[1] - n, 4)
+        boxes, cells = queries.boxes, memory.boxes_P4[queries.index]
         for layer in self.layers:
-            box = torch.cat([image[:, :1], boxes, image[:, 1:]], dim=1)
-            x = layer(x, box, memory.tokens_BMD, memory.encoding_MD, memory.maps)
-            found = self.read_objects(x[:, 1 : n + 1], cells)
-            outputs.append(
-                {
-                    **found,
-                    "pred_class": self.read_class(x[:, 0]),
-                    "pred_masks": self.read_masks(x[:, n + 1 :], x[:, 0], pix_BDHW, slots),
-                }
-            )
+            box = torch.cat([image[:, :first], boxes, image[:, first:]], dim=1)
+            x_BTD = layer(x_BTD, box, memory.tokens_BMD, memory.encoding_MD, memory.levels, queries.groups)
+            found = self.read_objects(x_BTD[:, first : first + n], cells)
+            yield x_BTD, found
             boxes = found["pred_boxes"].detach()
-        return outputs
 
-    def decode_extra(self, queries: Queries, memory: Memory) -> list[Outputs]:
-        """Run training-only object queries through the same layers, apart from everything deployed."""
-        x, boxes, cells = pick(memory.places_BPD, queries.index), queries.boxes, memory.boxes_P4[queries.index]
-        outputs = []
-        for layer in self.layers:
-            x = layer(x, boxes, memory.tokens_BMD, memory.encoding_MD, memory.maps, queries.groups)
-            outputs.append(self.read_objects(x, cells))
-            boxes = outputs[-1]["pred_boxes"].detach()
-        return outputs
+    def read(self, x_BTD: Tensor, found: Outputs, pix_BDHW: Tensor, slots: Tensor | None) -> Outputs:
+        """What was found of objects, and what the class token and the class queries say."""
+        masks = self.read_masks(x_BTD[:, 1 + found["pred_boxes"].shape[1] :], x_BTD[:, 0], pix_BDHW, slots)
+        return {**found, "pred_class": self.read_class(x_BTD[:, 0]), "pred_masks": masks}
 
 
 def pick(values_BPX: Tensor, index_BN: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from engine import benchmark, timing
-from engine.benchmark import flops, limit, main, make_model, parameters, report
+from engine.benchmark import flops, limit, main, make_model, parameters, ratios, report
 from engine.checkpoint import model_content, save
 from engine.errors import run_cli
 from engine.rivals import build
-from engine.timing import draw_targets, infer, measure, summary, training_step
+from engine.timing import draw_targets, measure, summary, take_turns, training_step
 from models.onehead import ModelConfig, OneHead
 from models.targets import NO_CLASS, VOID
 
@@ -90,18 +90,23 @@ def test_times_are_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert measure("test", lambda: None, CPU, warmup=0, runs=2) == pytest.approx([2.0, 3.0])
 
 
+def test_what_is_compared_takes_turns_and_every_second_call_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(timing, "clock", lambda run, device: (run(), float(len(calls)))[1])
+    times = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, CPU, warmup=1, rounds=2)
+    assert "".join(calls) == "aabb" * 3
+    assert times == {"a": [6.0, 10.0], "b": [8.0, 12.0]}
+
+
+def test_a_ratio_is_the_median_over_rounds() -> None:
+    times = {"lraspp": [60.0, 120, 70], "ssdlite": [30.0, 60, 20], "mobilenet": [10.0, 20, 10]}
+    steps = {f"train_{name}_ms_per_image_median": t for name, t in zip(("seg", "det", "cls", "lraspp"), (1, 3, 2, 4))}
+    found = ratios({**times, "latency": [40.0, 100, 30], "exported": [20.0, 20, 50]}, steps)
+    assert found == {"latency_ratio": 0.4, "exported_ratio": 0.2, "train_ratio": 0.75}
+
+
 def test_median_and_95th_percentile() -> None:
     assert summary("x", list(range(101))) == {"x_median": 50.0, "x_p95": 95.0}
-
-
-def test_inference_ends_at_what_a_user_reads(model: OneHead) -> None:
-    boxes, mask, label = infer(model, torch.rand(1, 3, 64, 96), None)
-    assert boxes[0]["boxes"].shape == (20, 4)
-    assert boxes[0]["scores"].diff().max() <= 0
-    assert mask.shape == (1, 64, 96)
-    assert mask.dtype == torch.int64
-    assert 0 <= int(mask.min()) <= int(mask.max()) < 3
-    assert label.shape == (1,)
 
 
 @pytest.mark.parametrize("stage", ["seg", "det", "cls"])
@@ -188,9 +193,9 @@ def test_beside_it_stands_what_a_user_would_pick_instead(weights: str, capsys: p
     assert run_cli(main, ["--weights", weights, *SHORT, "--device", "cpu", "--precision", "fp32"]) == 0
     out = capsys.readouterr().out
     figures = json.loads(out.splitlines()[-1])
-    total = sum(figures[f"{name}_ms_median"] for name in ("lraspp", "ssdlite", "mobilenet"))
-    assert figures["latency_ratio"] == pytest.approx(figures["latency_ms_median"] / total, abs=1e-3)
-    assert figures["exported_ratio"] == pytest.approx(figures["exported_ms_median"] / total, abs=1e-3)
+    assert all(figures[f"{name}_ms_median"] > 0 for name in ("lraspp", "ssdlite", "mobilenet"))
+    assert figures["latency_ratio"] > 0
+    assert figures["exported_ratio"] > 0
     slowest = max(figures[f"train_{stage}_ms_per_image_median"] for stage in ("seg", "det", "cls"))
     assert figures["train_ratio"] == pytest.approx(slowest / figures["train_lraspp_ms_per_image_median"], abs=1e-3)
     assert "instead: SSDLite320" in out
@@ -223,7 +228,7 @@ def test_verdicts(change: dict[str, object], name: str, text: str) -> None:
 def test_the_limits_are_those_of_the_assignment(
     weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmark, "time_inference", lambda *a: {"latency_ms_median": 150.0, "latency_ms_p95": 151.0})
+    monkeypatch.setattr(benchmark, "take_turns", lambda *a: {"latency": [150.0]})
     monkeypatch.setattr(benchmark, "time_training", lambda *a: {})
     monkeypatch.setattr(benchmark, "report", lambda figures: "")
     monkeypatch.setattr(benchmark, "parameters", lambda model: {"parameters": 8_000_000})

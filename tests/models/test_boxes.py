@@ -6,8 +6,9 @@ import pytest
 import torch
 from torchvision.ops import box_iou, generalized_box_iou
 
-from models.attention import CrossAttention, DecoderLayer, box_encoding
+from models.attention import DecoderLayer, box_encoding
 from models.boxes import MAX_LOG_SCALE, grid_references, pair_giou, pair_iou, refine, to_xyxy
+from models.sampling import GridMaps
 from tests.models.builders import boxes_in_view
 
 
@@ -69,56 +70,6 @@ def test_pair_iou_of_boxes_without_area_is_zero() -> None:
     assert pair_iou(boxes[:0], boxes[:0]).shape == (0,)
 
 
-def ramps(height: int, width: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps (1, dim, height, width) that hold their own x and y, between 0 and 1 across the image."""
-    x = ((torch.arange(width) + 0.5) / width).expand(1, dim, height, width)
-    y = ((torch.arange(height) + 0.5) / height)[:, None].expand(1, dim, height, width)
-    return x.contiguous(), y.contiguous()
-
-
-def test_sampled_points_start_on_a_ring_that_covers_the_box() -> None:
-    heads, dim = 4, 16
-    attention = CrossAttention(dim, heads, levels=2, points=4)
-    boxes = torch.tensor([[[0.5, 0.4, 0.4, 0.2], [0.3, 0.6, 0.1, 0.3]]])
-    query = torch.randn(1, 2, dim)
-    maps_x, maps_y = zip(ramps(12, 20, dim), ramps(6, 10, dim))
-    x, y = (attention.sample(query, boxes, list(maps)).unflatten(-1, (heads, -1)) for maps in (maps_x, maps_y))
-    cx, cy, w, h = (v[..., None, None] for v in boxes.unbind(-1))
-    # Head 0 looks right, 1 down, 2 left, 3 up; radii 0, 1/3, 2/3, 1 of half a side have the mean 1/2.
-    right, down = (torch.tensor(v)[:, None] for v in ([1.0, 0, -1, 0], [0.0, 1, 0, -1]))
-    torch.testing.assert_close(x, (cx + right * w / 4).expand_as(x))
-    torch.testing.assert_close(y, (cy + down * h / 4).expand_as(y))
-    assert x.mean((-2, -1)).tolist()[0] == pytest.approx([0.5, 0.3])
-    with torch.no_grad():  # all weight on each level's last point: the box's edge
-        attention.weights.bias.view(heads, 2, 4)[..., -1] = 100.0
-    x = attention.sample(query, boxes, list(maps_x)).unflatten(-1, (heads, -1))
-    torch.testing.assert_close(x, (cx + right * w / 2).expand_as(x))
-
-
-@pytest.mark.parametrize(("cx", "cy", "value"), [(2.5, 1.5, 1.0), (3.0, 1.5, 0.5), (3.0, 2.0, 0.25), (3.5, 1.5, 0.0)])
-def test_a_cells_value_lies_at_its_centre(cx: float, cy: float, value: float) -> None:
-    attention = CrossAttention(8, 2, levels=1, points=1)  # a single point: the box's centre
-    one_cell = torch.zeros(1, 8, 4, 6)
-    one_cell[:, :, 1, 2] = 1
-    box = torch.tensor([[[cx / 6, cy / 4, 0.3, 0.3]]])
-    found = attention.sample(torch.randn(1, 1, 8), box, [one_cell])
-    torch.testing.assert_close(found, torch.full((1, 1, 8), value))
-
-
-def test_points_outside_the_image_see_nothing() -> None:
-    attention = CrossAttention(8, 2, levels=1, points=1)
-    far = torch.tensor([[[1.5, 0.5, 0.1, 0.1], [0.5, -0.5, 0.1, 0.1]]])
-    assert not attention.sample(torch.randn(1, 2, 8), far, [torch.ones(1, 8, 4, 4)]).any()
-
-
-def test_each_head_and_image_samples_its_own_channels() -> None:
-    attention = CrossAttention(8, 2, levels=1, points=3)
-    values = torch.arange(16.0).view(2, 8, 1, 1).expand(2, 8, 4, 4)
-    boxes = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(2, 3, 4)
-    found = attention.sample(torch.randn(2, 3, 8), boxes, [values])
-    torch.testing.assert_close(found, torch.arange(16.0).view(2, 1, 8).expand(2, 3, 8))
-
-
 def test_box_encoding_tells_boxes_apart_and_is_bounded() -> None:
     torch.manual_seed(0)
     boxes = boxes_in_view(40)
@@ -134,7 +85,7 @@ def test_an_untrained_layer_nearly_passes_its_tokens_through() -> None:
     torch.manual_seed(0)
     layer = DecoderLayer(32, 2, 64, levels=2, points=4)
     tokens, memory = torch.randn(2, 5, 32), torch.randn(2, 20, 32)
-    maps = [torch.randn(2, 32, 8, 8), torch.randn(2, 32, 4, 4)]
+    maps = GridMaps([torch.randn(2, 32, 8, 8), torch.randn(2, 32, 4, 4)])
     boxes = boxes_in_view(10).view(2, 5, 4)
     out = layer(tokens, boxes, memory, torch.randn(20, 32), maps)
     change = (out - tokens).norm() / tokens.norm()
@@ -145,7 +96,7 @@ def test_runs_of_one_layer_do_not_see_each_other() -> None:
     torch.manual_seed(0)
     layer = DecoderLayer(32, 2, 64, levels=1, points=4)
     tokens, boxes = torch.randn(2, 6, 32), boxes_in_view(12).view(2, 6, 4)
-    rest = (torch.randn(2, 20, 32), torch.randn(20, 32), [torch.randn(2, 32, 4, 4)])
+    rest = (torch.randn(2, 20, 32), torch.randn(20, 32), GridMaps([torch.randn(2, 32, 4, 4)]))
     together = layer(tokens, boxes, *rest, groups=2)
     apart = [layer(tokens[:, s], boxes[:, s], *rest) for s in (slice(0, 3), slice(3, 6))]
     torch.testing.assert_close(together, torch.cat(apart, dim=1))

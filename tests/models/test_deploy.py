@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.deploy import fused
+from models.boxes import to_xyxy
+from models.deploy import Deployed, fused
+from models.postprocess import class_masks, detections
 from tests.models.builders import images, tiny
 
 
@@ -24,3 +26,28 @@ def test_fused_copy_gives_the_same_outputs_without_batch_norms() -> None:
     for name in ("pred_boxes", "pred_conf", "pred_logits", "pred_masks", "pred_class"):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_what_is_deployed_is_what_the_model_says_last() -> None:
+    model = tiny()
+    expected, found = model(images(2)), Deployed(model)(images(2))
+    for name in ("pred_boxes", "pred_conf", "pred_logits", "pred_masks", "pred_class"):
+        torch.testing.assert_close(getattr(found, name), expected[name], rtol=1e-3, atol=1e-4)
+    for image, best in enumerate(detections(expected)):
+        torch.testing.assert_close(found.scores[image], best["scores"], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found.boxes[image], to_xyxy(best["boxes"]), rtol=1e-3, atol=1e-4)
+        assert torch.equal(found.labels[image], best["labels"])
+    assert torch.equal(found.mask, class_masks(expected["pred_masks"], 8))
+    assert torch.equal(found.label, expected["pred_class"].argmax(1))
+
+
+@torch.no_grad()
+def test_what_is_deployed_is_what_a_user_reads() -> None:
+    found = Deployed(tiny(), top_k=20)(images(1, 64, 96))
+    assert found.boxes.shape == (1, 20, 4)
+    assert found.scores.diff().max() <= 0
+    assert found.mask.shape == (1, 64, 96)
+    assert found.mask.dtype == torch.int64
+    assert 0 <= int(found.mask.min()) <= int(found.mask.max()) < 5
+    assert found.label.shape == (1,)

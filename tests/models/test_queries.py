@@ -185,7 +185,7 @@ def test_group_queries_share_out_a_wider_selection(model: OneHead) -> None:
     memory = model.head.memorise(maps)
     dense = model.head.read_objects(memory.places_BPD, memory.boxes_P4)
     rank = peaks_first(dense["pred_conf"], maps)
-    queries = model.head.extra_queries(dense, rank, memory, 2, None)
+    queries = model.head.extra_queries(dense, rank, [], 2, None)
     assert queries is not None
     assert queries.groups == 2
     assert queries.index.shape == (2, 24)
@@ -212,7 +212,7 @@ def test_groups_share_places_where_there_are_too_few() -> None:
     maps = model.features(images(1))
     memory = model.head.memorise(maps)
     dense = model.head.read_objects(memory.places_BPD, memory.boxes_P4)
-    queries = model.head.extra_queries(dense, dense["pred_conf"], memory, 2, None)
+    queries = model.head.extra_queries(dense, dense["pred_conf"], [], 2, None)
     assert queries is not None
     runs = queries.index[0].view(2, 100).tolist()
     assert [len(set(run)) for run in runs] == [100, 100]  # each place once in a run
