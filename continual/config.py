@@ -10,8 +10,8 @@ from typing import Literal
 class ContinualConfig:
     """Remedies add up; a weight, share or size of 0 switches one off."""
 
-    freeze_statistics: Literal["never", "later", "always"] = "later"
-    """Keep batch-norm statistics: in stages after the first, or always, as the weights of the start have them."""
+    freeze_statistics: Literal["never", "last", "later", "always"] = "later"
+    """Keep batch-norm statistics: in the last stage, in stages after the first, or always, as the start has them."""
     distill: float = 1.0
     """Weight of the distance to all outputs of the previous stage's checkpoint, dense and layer by layer."""
     distill_features: float = 0.0

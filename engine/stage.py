@@ -70,8 +70,9 @@ class StageLoop:
         self.run, self.name = run, name
         self.stage = run.begin(name, model)
         self.seen = run.seen(name, (*self.stage.tasks, *self.stage.old))
-        freeze = config.continual.freeze_statistics
-        self.freeze = freeze == "always" or (freeze == "later" and bool(self.stage.old))
+        later = bool(self.stage.old)
+        kept = {"never": False, "last": later and name == config.order[-1], "later": later, "always": True}
+        self.freeze = kept[config.continual.freeze_statistics]
         self.epochs = getattr(config.optim.epochs, name)
         self.criterion = Criterion(config.loss, run.mean_count)
         self.loaders = run.loaders(name)

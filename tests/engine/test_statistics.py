@@ -1,0 +1,30 @@
+"""Batch-norm statistics move in the stages that the setting names, and in no other, to the bit."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.checkpoint import load
+from engine.train import main
+
+
+@pytest.mark.parametrize(
+    ("kept", "moved"),
+    [("never", [True, True]), ("last", [True, False]), ("later", [False, False]), ("always", [False, False])],
+)
+def test_statistics_move_in_the_stages_that_may_move_them(
+    kept: str, moved: list[bool], tiny: list[str], tmp_path: Path
+) -> None:
+    main([*tiny, "--continual.freeze_statistics", kept, "--optim.epochs.seg", "1", "--optim.epochs.cls", "1"])
+    ends = [load(tmp_path / "runs" / "tiny" / f"{stage}.pt")["model"] for stage in ("seg", "det", "cls")]
+    names = [name for name in ends[0] if name.endswith(("running_mean", "running_var"))]
+    assert names
+    changed = [[not torch.equal(a[name], b[name]) for name in names] for a, b in pairwise(ends)]
+    assert [all(stage) for stage in changed] == moved
+    assert [any(stage) for stage in changed] == moved
+    start = 0.0 if "mean" in names[0] else 1.0
+    assert bool((ends[0][names[0]] == start).all()) == (kept == "always")
