@@ -50,9 +50,13 @@ class Deployed(nn.Module):
 
 
 def fused(model: OneHead) -> OneHead:
-    """A copy in eval mode, batch norms folded into the convolutions before them; not for training."""
+    """A copy in eval mode; norms are folded into the convolutions beside them, images' too. Not for training."""
     copy = deepcopy(model).eval()
     copy.head.sampled = RowTable
+    if copy.std is not None:
+        first = next(m for m in copy.modules() if isinstance(m, nn.Conv2d))  # of the backbone
+        first.weight.data /= copy.std
+        copy.std = None
     for block in copy.modules():
         if isinstance(block, nn.Sequential):
             for i, (conv, norm) in enumerate(zip(list(block), list(block)[1:])):

@@ -145,7 +145,7 @@ class QueryHead(nn.Module):
         (embedding,) = self.project(tokens_BKD, "mask")
         (present,) = self.project(token_BD, "present")
         present = present if slots is None else present.gather(1, slots)
-        masks = torch.einsum("bkd,bdhw->bkhw", embedding * embedding.shape[-1] ** -0.5, pix_BDHW)
+        masks = (embedding * embedding.shape[-1] ** -0.5 @ pix_BDHW.flatten(2)).unflatten(2, pix_BDHW.shape[2:])
         return masks + present[..., None, None]
 
     def read_class(self, token_BD: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ class OneHead(nn.Module):
     """
 
     mean: Tensor
-    std: Tensor
+    std: Tensor | None
+    """What images are divided by; None once the first filters are (models.deploy)."""
 
     def __init__(self, config: ModelConfig, classes: Mapping[str, Sequence[str]], input_size: int = 512) -> None:
         super().__init__()
@@ -82,7 +83,8 @@ class OneHead(nn.Module):
         """Images (B, 3, H, W), 0..1, sides multiples of 32 -> maps (B, D, H/8, W/8), /16, /32."""
         if images.shape[-1] % 32 or images.shape[-2] % 32:
             raise ValueError(f"image sides must be multiples of 32, not {tuple(images.shape[-2:])}: resize or pad")
-        maps: list[Tensor] = self.neck(self.backbone((images - self.mean) / self.std))
+        centred = images - self.mean
+        maps: list[Tensor] = self.neck(self.backbone(centred if self.std is None else centred / self.std))
         return maps
 
     def forward(

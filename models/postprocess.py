@@ -66,15 +66,15 @@ def class_masks(logits_BKHW: Tensor, scale: int) -> Tensor:
     """
     side = scale // 2
     cells = F.pad(logits_BKHW, (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1).contiguous()
-    best = cells.argmax(-1)
+    best = cells.argmax(-1).int()  # half of what argmax gives to move about
     corner = best[:, :-1, :-1]
     mixed = (corner != best[:, :-1, 1:]) | (corner != best[:, 1:, :-1]) | (corner != best[:, 1:, 1:])
     b, y, x = mixed.nonzero(as_tuple=True)
     corners_Q4K = torch.stack([cells[b, y, x], cells[b, y, x + 1], cells[b, y + 1, x], cells[b, y + 1, x + 1]], dim=1)
-    pixels_QSS = (bilinear(scale, cells) @ corners_Q4K).argmax(-1)
-    squares = corner[..., None].repeat(1, 1, 1, scale * scale).index_put((b, y, x), pixels_QSS)
+    pixels_QSS = (bilinear(scale, cells) @ corners_Q4K).argmax(-1).int()
+    squares = corner[..., None].expand(-1, -1, -1, scale * scale).index_put((b, y, x), pixels_QSS)
     rows_BHSWS = squares.unflatten(-1, (scale, scale)).transpose(2, 3)
-    return rows_BHSWS.flatten(3).flatten(1, 2)[:, side:-side, side:-side]
+    return rows_BHSWS.flatten(3).flatten(1, 2)[:, side:-side, side:-side].long()
 
 
 def bilinear(scale: int, like: Tensor) -> Tensor:
