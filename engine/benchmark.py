@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.types import TASKS
 from engine import rivals
-from engine.checkpoint import load_model
+from engine.checkpoint import load_model, model_content, save
 from engine.device import DTYPES, Precision, cpu_name, keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.errors import UserError, run_cli
-from engine.export import FINAL, OnnxModel, check_packages, export
+from engine.export import FINAL, OnnxModel, check_packages
 from engine.timing import Figures, Run, drawn_image, inference, summary, take_turns, time_training
 from models.backbones import BACKBONES
 from models.onehead import ModelConfig, OneHead, count_parameters
@@ -158,11 +159,18 @@ def flops(model: OneHead, size: int, device: torch.device) -> int:
 
 
 def exported(model: OneHead, size: int) -> Run:
-    """The exported model on one image: float32 on the CPU with as many threads as torch has."""
+    """The exported model on one image: float32 on the CPU with as many threads as torch has.
+
+    Exported by a process of its own, as a user would: afterwards memory lies in pieces, and everything is slower.
+    """
     image = drawn_image(size)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        export(model, path)
+        weights, path = Path(folder) / "model.pt", Path(folder) / "model.onnx"
+        save(weights, model_content(model))
+        command = [sys.executable, "-m", "engine.export", "--weights", str(weights), "--out", str(path)]
+        subprocess.run(
+            command, check=True, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         network = OnnxModel(path, torch.get_num_threads())
     return lambda: network.run(image, FINAL)
 
