@@ -106,8 +106,8 @@ class CrossAttention(nn.Module):
         H, L, P = self.heads, self.levels, self.points
         offset = self.offsets(query_BTD).float().view(B, T, H, L, P, 2)
         weight = self.weights(query_BTD).float().view(B, T, H, L * P).softmax(-1).view(B, T, H, L, P)
-        centre, half = box_BT4[..., :2], box_BT4[..., 2:] / 2
-        return levels.mean(centre[:, :, None, None, None] + offset * half[:, :, None, None, None], weight)
+        cx, cy, w, h = (side[:, :, None, None, None] for side in box_BT4.unbind(-1))
+        return levels.mean(cx + offset[..., 0] * (w / 2), cy + offset[..., 1] * (h / 2), weight)
 
 
 class DecoderLayer(nn.Module):

@@ -83,7 +83,7 @@ def test_both_ways_agree_in_values_and_gradients() -> None:
     found = []
     for sampled in (GridMaps, row_table):
         leaves = [t.clone().requires_grad_() for t in (point, weight, *maps)]
-        mean = sampled(leaves[2:]).mean(*leaves[:2])
+        mean = sampled(leaves[2:]).mean(*leaves[0].unbind(-1), leaves[1])
         mean.square().sum().backward()
         found.append([mean, *(leaf.grad for leaf in leaves)])
     for one, other in zip(*found):
@@ -92,6 +92,6 @@ def test_both_ways_agree_in_values_and_gradients() -> None:
 
 def test_rows_of_half_precision_give_means_of_half_precision() -> None:
     point, weight = torch.full((1, 1, 2, 1, 1, 2), 0.5), torch.full((1, 1, 2, 1, 1), 0.5)
-    mean = row_table([torch.ones(1, 4, 2, 2, dtype=torch.bfloat16)]).mean(point, weight)
+    mean = row_table([torch.ones(1, 4, 2, 2, dtype=torch.bfloat16)]).mean(*point.unbind(-1), weight)
     assert mean.dtype == torch.bfloat16
     assert mean.tolist() == [[[0.5] * 4]]
