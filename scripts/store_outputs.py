@@ -2,7 +2,7 @@
 
 python -m scripts.store_outputs
 
-Takes about 12 minutes on 2 CPU cores. Progress bars are stored as they ended.
+Takes 12 to 25 minutes on 2 CPU cores. Progress bars are stored as they ended.
 """
 
 from __future__ import annotations
