@@ -15,7 +15,7 @@ class GridMaps:
     """Reads maps level by level with torch's grid sampling, in float32: the faster way back in training."""
 
     def __init__(self, maps: list[Tensor], places_BPD: Tensor | None = None) -> None:
-        """Take the levels as (B, D, h, w)."""
+        """Take the levels as (B, D, h, w); their cells in a row are for the other way."""
         self.maps = [m.float().contiguous() for m in maps]
 
     def mean(self, x_BTHLP: Tensor, y_BTHLP: Tensor, weight_BTHLP: Tensor) -> Tensor:
