@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.types import TASKS
 from engine import rivals
+from engine.apart import Apart
 from engine.checkpoint import load_model, model_content, save
 from engine.device import DTYPES, Precision, cpu_name, keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.errors import UserError, run_cli
@@ -161,9 +162,8 @@ def flops(model: OneHead, size: int, device: torch.device) -> int:
 def exported(model: OneHead, size: int) -> Run:
     """The exported model on one image: float32 on the CPU with as many threads as torch has.
 
-    Exported by a process of its own, as a user would: afterwards memory lies in pieces, and everything is slower.
+    Exported and run by processes of their own, as a user would: what torch leaves behind in memory slows both.
     """
-    image = drawn_image(size)
     with tempfile.TemporaryDirectory() as folder:
         weights, path = Path(folder) / "model.pt", Path(folder) / "model.onnx"
         save(weights, model_content(model))
@@ -171,7 +171,12 @@ def exported(model: OneHead, size: int) -> Run:
         subprocess.run(
             command, check=True, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        network = OnnxModel(path, torch.get_num_threads())
+        return Apart(run_exported, path, size, torch.get_num_threads())
+
+
+def run_exported(path: Path, size: int, threads: int) -> Run:
+    """A function that runs an exported model on one image."""
+    network, image = OnnxModel(path, threads), drawn_image(size)
     return lambda: network.run(image, FINAL)
 
 

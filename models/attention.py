@@ -104,10 +104,11 @@ class CrossAttention(nn.Module):
         """Weighted mean (B, T, D) of the maps at learnt points around each token's box, placed in float32."""
         B, T, _ = query_BTD.shape
         H, L, P = self.heads, self.levels, self.points
-        offset = self.offsets(query_BTD).float().view(B, T, H, L, P, 2)
-        weight = self.weights(query_BTD).float().view(B, T, H, L * P).softmax(-1).view(B, T, H, L, P)
-        cx, cy, w, h = (side[:, :, None, None, None] for side in box_BT4.unbind(-1))
-        return levels.mean(cx + offset[..., 0] * (w / 2), cy + offset[..., 1] * (h / 2), weight)
+        offset_BT2S = self.offsets(query_BTD).float().view(B, T, -1, 2).transpose(2, 3)
+        weight = self.weights(query_BTD).float().view(B, T, H, L * P).softmax(-1)
+        centre, size = box_BT4[..., None].split(2, dim=2)
+        points = centre + offset_BT2S * (size / 2)
+        return levels.mean(points.view(B, T, 2, H, L, P), weight.view(B, T, H, L, P))
 
 
 class DecoderLayer(nn.Module):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert
 
 MAX_LOG_SCALE = 4.0
 """Bound of the size step of one refinement, so that exp() cannot overflow (e^4 = 55 times the reference)."""
 
 
 def to_xyxy(boxes: Tensor) -> Tensor:
-    """Convert (..., 4) cx cy w h to x1 y1 x2 y2."""
-    return box_convert(boxes, "cxcywh", "xyxy")
+    """Convert (..., 4) cx cy w h to x1 y1 x2 y2, in fewer steps than torchvision: in an exported model each costs."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def refine(delta: Tensor, reference: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.boxes import to_xyxy
 from models.onehead import OneHead
 from models.postprocess import best_pairs, class_masks
 from models.sampling import RowTable
@@ -43,10 +42,10 @@ class Deployed(nn.Module):
     def forward(self, images: Tensor) -> Final:
         """Images (B, 3, S, S) in 0..1 -> boxes, masks, labels and raw outputs."""
         out = self.model.head.final(self.model.features(images))
-        scores, labels, boxes = best_pairs(out, self.top_k)
+        scores, labels, corners = best_pairs(out, self.top_k)
         masks = class_masks(out["pred_masks"].float(), self.model.backbone.strides[0])
         raw = {name: out[name] for name in Final._fields if name in out}
-        return Final(to_xyxy(boxes), scores, labels, masks, out["pred_class"].argmax(1), **raw)
+        return Final(corners, scores, labels, masks, out["pred_class"].argmax(1), **raw)
 
 
 def fused(model: OneHead) -> OneHead:

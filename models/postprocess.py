@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import box_convert
 
-from models.boxes import pair_iou
+from models.boxes import overlap, to_xyxy
 from models.head import Outputs
 
 SAME = 0.6
@@ -25,38 +26,33 @@ def detections(outputs: Outputs, top_k: int = 100, same: float = SAME) -> list[d
 
     Returns per image: scores (k,) in 0..1, descending; labels int64 (k,); boxes (k, 4), cx cy w h inside 0..1.
     """
-    scores, labels, boxes = best_pairs(outputs, top_k, same)
+    scores, labels, corners = best_pairs(outputs, top_k, same)
+    boxes = box_convert(corners, "xyxy", "cxcywh")
     return [{"scores": s, "labels": y, "boxes": b} for s, y, b in zip(scores, labels, boxes)]
 
 
 def best_pairs(outputs: Outputs, top_k: int = 100, same: float = SAME) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for all images at once: scores and labels (B, k), boxes (B, k, 4)."""
+    """The same for all images at once: scores and labels (B, k), boxes (B, k, 4) as x1 y1 x2 y2."""
     chances_BNC = outputs["pred_conf"].float().sigmoid()[..., None] * outputs["pred_logits"].float().softmax(-1)
-    boxes = clip(outputs["pred_boxes"].float())
+    corners = to_xyxy(outputs["pred_boxes"].float()).clamp(0, 1)
     if same < 1:
-        chances_BNC = chances_BNC * torch.where(rival_overlap(chances_BNC, boxes) > same, TWICE, 1.0)
+        chances_BNC = chances_BNC * torch.where(rival_overlap(chances_BNC, corners) > same, TWICE, 1.0)
     classes = chances_BNC.shape[-1]
     scores, index = chances_BNC.flatten(1).topk(min(top_k, chances_BNC.shape[1] * classes), dim=1)
     owner = (index // classes)[..., None].expand(-1, -1, 4)
-    return scores, index % classes, boxes.gather(1, owner)
+    return scores, index % classes, corners.gather(1, owner)
 
 
-def rival_overlap(chances_BNC: Tensor, boxes_BN4: Tensor) -> Tensor:
+def rival_overlap(chances_BNC: Tensor, corners_BN4: Tensor) -> Tensor:
     """Largest IoU (B, N, C) of each query's box with that of a query which is surer of the class, 0 without one.
 
     One-to-one matching should leave none, but 240 images do not teach that. Source: Fast NMS of YOLACT, arXiv
     1904.02689, section 3.2: no loop, so that it can be exported.
     """
-    iou_BNN = pair_iou(boxes_BN4[:, :, None], boxes_BN4[:, None])
+    inter, union = overlap(corners_BN4[:, :, None], corners_BN4[:, None])
+    iou_BNN = inter / union.clamp(min=1e-9)
     surer_BNNC = chances_BNC[:, None] > chances_BNC[:, :, None]
     return (iou_BNN[..., None] * surer_BNNC).amax(2)
-
-
-def clip(boxes: Tensor) -> Tensor:
-    """Cut boxes (..., 4) cx cy w h off at the image's edge."""
-    low = (boxes[..., :2] - boxes[..., 2:] / 2).clamp(0, 1)
-    high = (boxes[..., :2] + boxes[..., 2:] / 2).clamp(0, 1)
-    return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def class_masks(logits_BKHW: Tensor, scale: int) -> Tensor:
@@ -66,12 +62,12 @@ def class_masks(logits_BKHW: Tensor, scale: int) -> Tensor:
     """
     side = scale // 2
     cells = F.pad(logits_BKHW, (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1).contiguous()
-    best = cells.argmax(-1).int()  # half of what argmax gives to move about
+    best = cells.argmax(-1).short()  # a quarter of what argmax gives to move about
     corner = best[:, :-1, :-1]
     mixed = (corner != best[:, :-1, 1:]) | (corner != best[:, 1:, :-1]) | (corner != best[:, 1:, 1:])
     b, y, x = mixed.nonzero(as_tuple=True)
     corners_Q4K = torch.stack([cells[b, y, x], cells[b, y, x + 1], cells[b, y + 1, x], cells[b, y + 1, x + 1]], dim=1)
-    pixels_QSS = (bilinear(scale, cells) @ corners_Q4K).argmax(-1).int()
+    pixels_QSS = (bilinear(scale, cells) @ corners_Q4K).argmax(-1).short()
     squares = corner[..., None].expand(-1, -1, -1, scale * scale).index_put((b, y, x), pixels_QSS)
     rows_BHSWS = squares.unflatten(-1, (scale, scale)).transpose(2, 3)
     return rows_BHSWS.flatten(3).flatten(1, 2)[:, side:-side, side:-side].long()

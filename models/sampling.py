@@ -1,7 +1,7 @@
 """Weighted means of feature maps at points between their cells, in two ways that compute the same.
 
-Shape suffixes: B batch, T tokens, H heads, L levels, P points a head and level, D width. Points are fractions of the
-image; values are bilinear between the centres of cells and 0 outside.
+Shape suffixes: B batch, T tokens, H heads, L levels, P points a head and level, S = H * L * P samples of a token,
+D width. Points are fractions of the image; values are bilinear between the centres of cells and 0 outside.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ class GridMaps:
         """Take the levels as (B, D, h, w); their cells in a row are for the other way."""
         self.maps = [m.float().contiguous() for m in maps]
 
-    def mean(self, x_BTHLP: Tensor, y_BTHLP: Tensor, weight_BTHLP: Tensor) -> Tensor:
-        """Weighted mean (B, T, D) over points, head by head over its own channels."""
+    def mean(self, points_BT2HLP: Tensor, weight_BTHLP: Tensor) -> Tensor:
+        """Weighted mean (B, T, D) over points (x before y), head by head over its own channels."""
         B, T, H = weight_BTHLP.shape[:3]
         D = self.maps[0].shape[1]
-        point = torch.stack([x_BTHLP, y_BTHLP], dim=-1)
-        grid = (2 * point - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B*H, T, P, 2)
+        grid = (2 * points_BT2HLP - 1).permute(4, 0, 3, 1, 5, 2).flatten(1, 2)  # (L, B*H, T, P, 2)
         weight = weight_BTHLP.permute(3, 0, 2, 1, 4).flatten(1, 2)  # (L, B*H, T, P)
-        total = x_BTHLP.new_zeros(B * H, D // H, T)
+        total = points_BT2HLP.new_zeros(B * H, D // H, T)
         for level, values in enumerate(self.maps):
             per_head = values.reshape(B * H, D // H, *values.shape[-2:])
             found = F.grid_sample(per_head, grid[level], padding_mode="zeros", align_corners=False)
@@ -39,40 +38,38 @@ class RowTable:
     def __init__(self, maps: list[Tensor], places_BPD: Tensor) -> None:
         """Take the levels as (B, D, h, w), and their cells one after the other."""
         self.table_BPD = places_BPD
-        self.sizes = [(m.shape[-1], m.shape[-2]) for m in maps]
+        self.sizes = torch.tensor([(m.shape[-1], m.shape[-2]) for m in maps], device=places_BPD.device)
 
-    def mean(self, x_BTHLP: Tensor, y_BTHLP: Tensor, weight_BTHLP: Tensor) -> Tensor:
-        """Weighted mean (B, T, D) over points, head by head over its own channels."""
-        B, T, H, L, P = weight_BTHLP.shape
+    def mean(self, points_BT2HLP: Tensor, weight_BTHLP: Tensor) -> Tensor:
+        """Weighted mean (B, T, D) over points (x before y), head by head over its own channels."""
+        B, T, _, H, L, P = points_BT2HLP.shape
         places, D = self.table_BPD.shape[1:]
-        # One number a sample of a token, S = H * L * P of them: what is small is cheapest as one long row.
-        width, height, start = (
-            c.float().expand(H, P, L).transpose(1, 2).flatten() for c in self.constants(x_BTHLP.device)
-        )
-        head = torch.arange(H, device=x_BTHLP.device).repeat_interleave(L * P)
-        x, y, weight = (t.flatten(2) for t in (x_BTHLP, y_BTHLP, weight_BTHLP))
-        column, near_x = around(x, width)
-        row, near_y = around(y, height)
-        share = near_y[:, None] * near_x * weight  # (2, 2, B, T, S)
-        image = torch.arange(B, device=x.device)[:, None, None] * (places * H)
-        index = ((row[:, None] * width + column + start) * H + head).long() + image
-        index, share = (t.view(4, B * T * H, L * P).transpose(0, 1).flatten(1) for t in (index, share))
-        rows = self.table_BPD.reshape(-1, D // H).index_select(0, index.flatten()).unflatten(0, index.shape)
-        return (share[:, None].to(rows.dtype) @ rows).view(B, T, D)
+        size_2S, start_S = self.of_samples(H, P)
+        cells, near = around(points_BT2HLP.flatten(3), size_2S)
+        (x, y), (near_x, near_y) = cells.unbind(2), near.unbind(2)  # each (B, T, 2, S)
+        index = (y[:, :, :, None] * size_2S[0] + x[:, :, None]) * H + start_S
+        share = near_y[:, :, :, None] * near_x[:, :, None] * weight_BTHLP.flatten(2)[:, :, None, None]
+        index, share = (t.view(B, T, 4, H, L * P).transpose(2, 3).reshape(B, T * H, -1) for t in (index, share))
+        image = torch.arange(B, device=index.device)[:, None, None] * (places * H)
+        rows = self.table_BPD.reshape(-1, D // H).index_select(0, (index.long() + image).flatten())
+        return (share[:, :, None].to(rows.dtype) @ rows.view(*share.shape, -1)).view(B, T, D)
 
-    def constants(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each level: width, height and number of its first place."""
-        width, height = torch.tensor(self.sizes, device=device).T
-        return width, height, (width * height).cumsum(0) - width * height
+    def of_samples(self, heads: int, points: int) -> tuple[Tensor, Tensor]:
+        """Width and height (2, S) of each sample's level, and where that level's rows of its head begin (S,)."""
+        size = self.sizes.T
+        area = size[0] * size[1]
+        head = torch.arange(heads, device=size.device)[:, None]
+        start = ((area.cumsum(0) - area) * heads + head).repeat_interleave(points, dim=1)
+        return size.repeat_interleave(points, dim=1).repeat(1, heads).float(), start.flatten().float()
 
 
-def around(fraction: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The two cells (2, ...) on either side of positions (...) along an axis of `size` cells, and what each counts for.
+def around(points_BT2S: Tensor, size_2S: Tensor) -> tuple[Tensor, Tensor]:
+    """The two cells (B, T, 2, 2, S) on either side of points along each axis, and what each counts for.
 
     A cell outside counts 0; its number is that of the nearest one inside.
     """
-    position = fraction * size - 0.5
+    position = points_BT2S * size_2S - 0.5
     low = position.floor()
-    cells = torch.stack([low, low + 1])
-    inside = cells.clamp(min=0).minimum(size - 1)
-    return inside, (1 - (position - cells).abs()) * (inside == cells)
+    cells = torch.stack([low, low + 1], dim=3)
+    inside = cells.clamp(min=0).minimum(size_2S[:, None] - 1)
+    return inside, (1 - (position[:, :, :, None] - cells).abs()) * (inside == cells)

@@ -78,12 +78,12 @@ def test_each_head_and_image_samples_its_own_channels(sampled: Sampled) -> None:
 def test_both_ways_agree_in_values_and_gradients() -> None:
     torch.manual_seed(0)
     maps = [torch.randn(2, 12, *size) for size in ((8, 10), (4, 5), (2, 3))]
-    point = torch.rand(2, 6, 3, 3, 4, 2) * 1.6 - 0.3  # some of them outside
+    points = torch.rand(2, 6, 2, 3, 3, 4) * 1.6 - 0.3  # some of them outside
     weight = torch.rand(2, 6, 3, 3, 4)
     found = []
     for sampled in (GridMaps, row_table):
-        leaves = [t.clone().requires_grad_() for t in (point, weight, *maps)]
-        mean = sampled(leaves[2:]).mean(*leaves[0].unbind(-1), leaves[1])
+        leaves = [t.clone().requires_grad_() for t in (points, weight, *maps)]
+        mean = sampled(leaves[2:]).mean(leaves[0], leaves[1])
         mean.square().sum().backward()
         found.append([mean, *(leaf.grad for leaf in leaves)])
     for one, other in zip(*found):
@@ -91,7 +91,7 @@ def test_both_ways_agree_in_values_and_gradients() -> None:
 
 
 def test_rows_of_half_precision_give_means_of_half_precision() -> None:
-    point, weight = torch.full((1, 1, 2, 1, 1, 2), 0.5), torch.full((1, 1, 2, 1, 1), 0.5)
-    mean = row_table([torch.ones(1, 4, 2, 2, dtype=torch.bfloat16)]).mean(*point.unbind(-1), weight)
+    points, weight = torch.full((1, 1, 2, 2, 1, 1), 0.5), torch.full((1, 1, 2, 1, 1), 0.5)
+    mean = row_table([torch.ones(1, 4, 2, 2, dtype=torch.bfloat16)]).mean(points, weight)
     assert mean.dtype == torch.bfloat16
     assert mean.tolist() == [[[0.5] * 4]]
