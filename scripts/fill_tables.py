@@ -30,16 +30,16 @@ OWN = {metric: stage for stage, metrics in METRICS.items() for metric in metrics
 RUNS = {
     "quickstart.json": "drawn sets, `make quickstart`",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
-    "final/half-rate-all-s0.json": "real sets, the recipe of `weights/onehead.pt` (`half-rate`, `configs/final.yaml`)",
+    "final/onehead-all-s0.json": "real sets, `configs/default.yaml`",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""
 
-RECIPE = "half-rate"
+RECIPE = "onehead"
 """The variant of configs/final.yaml that weights/onehead.pt was trained by."""
 
 CHAINS = {
-    "fast_scnn": ("stage 0", "final/half-rate-all-s*.json"),
+    "fast_scnn": ("stage 0", "final/onehead-all-s*.json"),
     "efficientnet_lite0": ("ImageNet", "final-lite0-320/onehead-all-s*.json"),
 }
 """Backbones whose chains were run on the real sets: what they started from, and their results."""

@@ -52,7 +52,7 @@ def prediction(weights: Path, path: Path) -> None:
 
 FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "stage0": ("results/stage0.json", stage0),
-    "forgetting": ("results/final/half-rate-all-s0.json", forgetting),
+    "forgetting": ("results/final/onehead-all-s0.json", forgetting),
     "architecture": ("results/benchmark.json", architecture),
     "prediction": ("weights/onehead.pt", prediction),
 }

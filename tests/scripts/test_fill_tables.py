@@ -57,7 +57,7 @@ def test_backbones_show_what_their_chains_end_with(tmp_path: Path) -> None:
     size = {"parameters": 2_120_000, "gflops": 2.38, "latency_ms_median": 60.4}
     write(tmp_path / "backbones", {"backbone": "fast_scnn", **size}, {"backbone": "yolov8n", **size})
     (tmp_path / "final").mkdir()
-    for name, miou in (("half-rate-all-s0", 0.4), ("half-rate-all-s1", 0.5), ("finetune-all-s0", 0.1)):
+    for name, miou in (("onehead-all-s0", 0.4), ("onehead-all-s1", 0.5), ("finetune-all-s0", 0.1)):
         content = result("all", "any", 0, mIoU=miou, mAP=0.07, AP50=0.2, Top_1=0.9)
         (tmp_path / "final" / f"{name}.json").write_text(json.dumps(content))
     filled = fill("<!-- table backbones -->\n<!-- end -->\n", tmp_path)
