@@ -11,10 +11,9 @@ Build = Callable[..., Callable[[], object]]
 
 
 class Apart:
-    """Called, it has what `build(*args)` made over there run once, and waits; the result stays there.
+    """The function that `build(*args)` returns in another process; each call runs it there once and waits for its end.
 
-    `build` is a function of a module that returns a function, `args` can be pickled. The process ends with this one, if
-    not closed before.
+    `build` is a function of a module, `args` can be pickled. The process ends when this object or this process does.
     """
 
     def __init__(self, build: Build, *args: Any) -> None:
@@ -32,11 +31,6 @@ class Apart:
             self._end.recv()
         except (EOFError, OSError):
             raise RuntimeError("the other process has failed; it says above how") from None
-
-    def close(self) -> None:
-        """End the process; the object is of no use afterwards."""
-        self._end.close()
-        self._process.join()
 
 
 def _serve(end: Connection, build: Build, args: tuple[Any, ...]) -> None:

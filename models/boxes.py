@@ -43,7 +43,12 @@ def overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def pair_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU (...) of boxes a and b (..., 4), pair by pair after broadcasting; 0 where a box has no area."""
-    inter, union = overlap(to_xyxy(a), to_xyxy(b))
+    return corner_iou(to_xyxy(a), to_xyxy(b))
+
+
+def corner_iou(a: Tensor, b: Tensor) -> Tensor:
+    """The same of boxes x1 y1 x2 y2."""
+    inter, union = overlap(a, b)
     return inter / union.clamp(min=1e-9)
 
 

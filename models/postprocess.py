@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert
 
-from models.boxes import overlap, to_xyxy
+from models.boxes import corner_iou, to_xyxy
 from models.head import Outputs
 
 SAME = 0.6
@@ -49,8 +49,7 @@ def rival_overlap(chances_BNC: Tensor, corners_BN4: Tensor) -> Tensor:
     One-to-one matching should leave none, but 240 images do not teach that. Source: Fast NMS of YOLACT, arXiv
     1904.02689, section 3.2: no loop, so that it can be exported.
     """
-    inter, union = overlap(corners_BN4[:, :, None], corners_BN4[:, None])
-    iou_BNN = inter / union.clamp(min=1e-9)
+    iou_BNN = corner_iou(corners_BN4[:, :, None], corners_BN4[:, None])
     surer_BNNC = chances_BNC[:, None] > chances_BNC[:, :, None]
     return (iou_BNN[..., None] * surer_BNNC).amax(2)
 

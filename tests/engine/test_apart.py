@@ -30,7 +30,6 @@ def test_it_runs_once_a_call_in_one_other_process(tmp_path: Path) -> None:
     before = len((tmp_path / "calls").read_text().split())
     for _ in range(3):
         run()
-    run.close()
     callers = (tmp_path / "calls").read_text().split()
     assert len(callers) == before + 3
     assert len(set(callers)) == 1
