@@ -19,6 +19,7 @@ from data.types import VOID, Record, Task, TaskSet
 from data.voc import read_masks
 
 Part = Literal["all", "fit", "choose"]
+FOLDS = 6
 MAX_NOTES = 8
 _READERS = {"det": read_boxes, "seg": read_masks, "cls": read_folders}
 
@@ -29,26 +30,29 @@ def load_set(
     split: str | None = None,
     classes: Sequence[str] | None = None,
     part: Part = "all",
+    fold: int = 0,
 ) -> TaskSet:
     """Load the set of one task below `root`; records are ordered by file name.
 
     `split` None means test, else val, else everything. `classes` are those of the model (evaluation); without
     them the set's own are used (training). `part` "fit" and "choose" are a fixed 5/6 and 1/6 of the images,
-    for making choices without the validation set. Raises DataError if the set is missing or unusable.
+    for making choices without the validation set; `fold`, 0 to 5, says which sixth. Raises DataError if the set is
+    missing or unusable.
     """
     found = find_set(root, task, split)
-    return holdout(_READERS[task](found, classes), part)
+    return holdout(_READERS[task](found, classes), part, fold)
 
 
-def holdout(task_set: TaskSet, part: Part) -> TaskSet:
-    """Return a fixed part of a set: images sorted by the SHA-256 of their stem, the first sixth is "choose".
+def holdout(task_set: TaskSet, part: Part, fold: int = 0) -> TaskSet:
+    """Return a fixed part of a set: images sorted by the SHA-256 of their stem, one sixth of them is "choose".
 
     The classes stay those of the whole set.
     """
     if part == "all":
         return task_set
     records = sorted(task_set.records, key=_stem_hash)
-    chosen = {record.image for record in records[: round(len(records) / 6)]}
+    begin, end = (round(len(records) * k / FOLDS) for k in (fold, fold + 1))
+    chosen = {record.image for record in records[begin:end]}
     kept = tuple(record for record in task_set.records if (record.image in chosen) == (part == "choose"))
     note = f"part {part!r}: {len(kept)} of {len(records)} images"
     return replace(task_set, records=kept, notes=(note, *task_set.notes))

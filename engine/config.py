@@ -31,6 +31,8 @@ class DataConfig:
     """Side of the square network input, in training and deployment; a multiple of 32."""
     holdout: bool = False
     """Train on 5/6 of the training images, evaluate on the rest: for choices that leave the validation set unread."""
+    fold: Literal[0, 1, 2, 3, 4, 5] = 0
+    """Which sixth `holdout` holds back: what looks better on 40 images often does not on the next 40."""
     workers: int | None = None
     """Loader processes; null: 2 with a GPU, else 0 (decoded images are kept in memory)."""
     augment: Augment = field(default_factory=Augment)

@@ -217,15 +217,15 @@ class Run:
 
 def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], dict[Task, TaskSet]]:
     """Training and evaluation sets of all three tasks; the same few images for both in the overfit test."""
-    root, holdout = config.data.root, config.data.holdout
+    root, holdout, fold = config.data.root, config.data.holdout, config.data.fold
     train: dict[Task, TaskSet] = {}
     held: dict[Task, TaskSet] = {}
     for task in TASKS:
-        train[task] = load_set(root, task, "train", part="fit" if holdout else "all")
+        train[task] = load_set(root, task, "train", part="fit" if holdout else "all", fold=fold)
         if overfit:
             train[task] = held[task] = first(train[task], overfit)
         elif holdout:
-            held[task] = load_set(root, task, "train", train[task].classes, part="choose")
+            held[task] = load_set(root, task, "train", train[task].classes, part="choose", fold=fold)
         else:
             held[task] = load_set(root, task, "val", train[task].classes)
     return train, held

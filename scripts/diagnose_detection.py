@@ -1,9 +1,11 @@
 """Where detections are won and lost: scores of every reading on the way from the maps to the last layer.
 
 python -m scripts.diagnose_detection runs/real/det.pt --data_root data
+python -m scripts.diagnose_detection runs/fold{0,1,2}/det.pt --data_root data --images held
 
-One row a reading: all places, which are the cells of all maps (after non-maximum suppression, as a dense detector would
-give them), the selected ones, the queries after each layer. `found` is the share of objects with any box of IoU >= 0.5,
+Several checkpoints are read as one, each on the images that it held back (`data.fold`), three times as many. One row
+a reading: all places, which are the cells of all maps (after non-maximum suppression, as a dense detector would give
+them), the selected ones, the queries after each layer. `found` is the share of objects with any box of IoU >= 0.5,
 whatever its class. `pooled` is AP50 over all (image, class) pairs as if they were one class: on few images it is far
 steadier than the mean over classes, in which three cats weigh as much as two hundred people. `nameless` is the same
 with classes ignored. Below, what places make of objects of every size: how well the best of all boxes fits.
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +31,7 @@ from data.dataset import TaskDataset
 from data.images import image_size
 from data.types import Record, TaskSet
 from engine.checkpoint import load, load_model, provenance
-from engine.errors import run_cli
+from engine.errors import UserError, run_cli
 from engine.files import write_text
 from engine.metrics import MAX_DETECTIONS, Detections, DetectionTally
 from models.boxes import to_xyxy
@@ -66,17 +68,17 @@ def best(out: dict[str, Tensor], suppress: bool, same: float) -> dict[str, Tenso
 
 @torch.no_grad()
 def diagnose(
-    model: OneHead, task_set: TaskSet, same: float = SAME
+    pairs: Sequence[tuple[OneHead, TaskSet]], same: float = SAME
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Scores of every reading of `model` on a detection set, and what places make of objects of every size."""
-    dataset = TaskDataset(task_set, model.input_size, None)
+    """Scores of every reading of models, each on its own images, and what places make of objects of every size."""
+    task_set = replace(pairs[0][1], records=tuple(r for _, part in pairs for r in part.records))
     found: dict[str, list[Detections]] = {}
     hits: dict[str, list[Tensor]] = {}
     overlaps: list[Tensor] = []
-    for i, record in enumerate(task_set.records):
+    for model, record, image in examples(pairs):
         size = torch.tensor(image_size(record.image) * 2)
         truth = record.boxes[~record.crowd]
-        outputs = model(dataset[i].image[None])
+        outputs = model(image)
         for name, out in readings(outputs).items():
             one = best({k: out[k] for k in ("pred_boxes", "pred_logits", "pred_conf")}, "NMS" in name, same)
             boxes = one["boxes"] * size
@@ -98,6 +100,14 @@ def diagnose(
             "found": float(torch.cat(hits[name]).mean()),
         }
     return table, by_size(torch.cat(overlaps))
+
+
+def examples(pairs: Sequence[tuple[OneHead, TaskSet]]) -> Iterator[tuple[OneHead, Record, Tensor]]:
+    """Every model with the images (1, 3, S, S) of its set."""
+    for model, task_set in pairs:
+        dataset = TaskDataset(task_set, model.input_size, None)
+        for i, record in enumerate(task_set.records):
+            yield model, record, dataset[i].image[None]
 
 
 def nameless(record: Record) -> Record:
@@ -130,24 +140,31 @@ def pooled(task_set: TaskSet, found: Sequence[Detections]) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights")
+    parser.add_argument("weights", nargs="+")
     parser.add_argument("--data_root", default="data")
     parts = ("val", "held", "learnt")
     parser.add_argument("--images", choices=parts, default="val", help="held: those of data.holdout; learnt: the rest")
     parser.add_argument("--same", type=float, default=SAME, help="IoU from which two boxes are one object; 1: never")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the tables here")
     args = parser.parse_args(argv)
-    model = load_model(args.weights)
-    split, part = ("val", "all") if args.images == "val" else ("train", "choose" if args.images == "held" else "fit")
-    task_set = load_set(args.data_root, "det", split, model.classes["det"], part=part)  # type: ignore[arg-type]
-    table, sizes = diagnose(model, task_set, args.same)
+    if len(args.weights) > 1 and args.images != "held":
+        raise UserError("several checkpoints are read as one on what each held back: add --images held")
+    table, sizes = diagnose([with_images(path, args.data_root, args.images) for path in args.weights], args.same)
     show(table)
     print()
     show(sizes)
     if args.json:
-        about = {"run": load(args.weights)["config"]["name"], "images": args.images, "same": args.same, **provenance()}
+        names = [load(path)["config"]["name"] for path in args.weights]
+        about = {"run": ", ".join(names), "images": args.images, "same": args.same, **provenance()}
         write_text(args.json, json.dumps({**about, "readings": table, "sizes": sizes}, indent=1) + "\n")
     return 0
+
+
+def with_images(path: str, root: str, images: str) -> tuple[OneHead, TaskSet]:
+    """A checkpoint's model with the detection images that it is read on."""
+    model, fold = load_model(path), load(path)["config"]["data"].get("fold", 0)
+    split, part = ("val", "all") if images == "val" else ("train", "choose" if images == "held" else "fit")
+    return model, load_set(root, "det", split, model.classes["det"], part=part, fold=fold)  # type: ignore[arg-type]
 
 
 def show(table: dict[str, dict[str, float]]) -> None:

@@ -19,6 +19,8 @@ def test_holdout_is_fixed_and_covers_the_set(tmp_path: Path) -> None:
     assert fit.classes == whole.classes
     # found with the command sha256sum: it has the smallest hash, 2b2b65a4...
     assert holdout(whole, "choose").records[0].image.stem == "train_n02979186_0"
+    held = [holdout(whole, "choose", fold).records for fold in range(6)]
+    assert sorted(r.image for part in held for r in part) == sorted(r.image for r in whole.records)  # each once
 
 
 def test_summary_counts_boxes_pixels_and_images(tmp_path: Path) -> None:

@@ -127,3 +127,22 @@ def test_the_last_reading_scores_as_evaluation_does(drawn: Path, tmp_path: Path,
     assert all(0 <= size["best IoU"] <= 1 for size in record["sizes"].values())
     for reading in record["readings"].values():
         assert reading["nameless"] >= reading["pooled"] - 1e-6  # classes can only be in the way
+
+
+def test_folds_are_read_as_one_each_on_what_it_held_back(drawn: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+    paths = []
+    for fold in ("0", "5"):
+        where = ["--data.root", str(drawn), "--runs", str(tmp_path), "--name", fold, "--order", "[det]"]
+        held = ["--stage", "det", "--optim.epochs.det", "1", "--data.holdout", "true", "--data.fold", fold]
+        assert train([*TINY, *where, *held]) == 0
+        paths.append(str(tmp_path / fold / "det.pt"))
+    where = ["--data_root", str(drawn), "--json", str(tmp_path / "folds.json")]
+    assert diagnose_main([*paths, *where, "--images", "held"]) == 0
+    record = json.loads((tmp_path / "folds.json").read_text())
+    parts = [load_set(str(drawn), "det", "train", part="choose", fold=fold).records for fold in (0, 5)]
+    assert not {r.image for r in parts[0]} & {r.image for r in parts[1]}
+    count = sum(int((~r.crowd).sum()) for part in parts for r in part)
+    assert sum(size["objects"] for size in record["sizes"].values()) == count
+    capsys.readouterr()
+    with pytest.raises(UserError, match="add --images held"):
+        diagnose_main([*paths, *where])
