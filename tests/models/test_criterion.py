@@ -55,7 +55,6 @@ def test_dense_loss_is_a_mean_over_its_pairs() -> None:
     # The IoUs sum to 3.5, so the three best tokens are matched: 0.01, 0.02 and 0.03 away.
     assert losses["l1_dense"].item() == pytest.approx(0.02, rel=1e-4)
 
-
 def test_groups_count_as_much_as_one_run() -> None:
     outputs, targets = fixed_outputs(2), random_targets(["det", "all"], size=SIZE)
     objects = {k: outputs[k] for k in ("pred_logits", "pred_boxes")}
