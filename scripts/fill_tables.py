@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError, run_cli
-from engine.tables import chains_and_singles, final_lines, markdown, matrix_lines, number
+from engine.tables import chains_and_singles, final_lines, markdown, matrix_lines, memory, number
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "report.md")
@@ -45,14 +45,20 @@ CHAINS = {
 """Backbones whose chains were run on the real sets: what they started from, and their results."""
 
 ALONE = {
-    "final": "Fast-SCNN from stage 0, `configs/default.yaml`",
-    "final-lite0": "EfficientNet-Lite0 from ImageNet, `configs/lite0.yaml`",
-    "final-lite0-320": "the same, `configs/lite0_320.yaml`",
+    "final/single-task": "Fast-SCNN from stage 0, `configs/default.yaml`",
+    "conventional/conventional": "the same backbone and neck, a conventional head each",
+    "one-by-one/single-task": "Fast-SCNN, objects' classes judged one by one, commit f335fde",
+    "final-lite0/single-task": "EfficientNet-Lite0 from ImageNet, `configs/lite0.yaml`",
+    "final-lite0-320/single-task": "the same, `configs/lite0_320.yaml`",
 }
-"""Recipes by which each task was trained alone for the final rows, by the folder of their results."""
+"""Recipes by which each task was trained alone, by folder of results and variant."""
 
 HELD = ("drift", "agree", "seg_ce", "seg_dice", "det_class", "l1", "giou", "mIoU", "mAP", "AP50")
 """Columns of held-back losses."""
+
+FOLDS = {"exclusive": "share out one confidence, as they do", "each": "are judged one by one, commit f335fde"}
+FOLDED = {"AP50": "AP50", "mAP": "mAP", "over all classes at once": "pooled", "classes ignored": "nameless"}
+"""Rows and columns of the table of folds."""
 
 COLUMNS = {"det": ("boxes", "AP", "AP50"), "seg": ("pixels", "IoU", "accuracy"), "cls": ("images", "accuracy")}
 """Of the tables of classes: how many there are of each, then its scores."""
@@ -87,13 +93,14 @@ def starts(folder: Path) -> str:
 def alone(results: Path) -> str:
     """One row a recipe: what networks reach that learn one task each, mean and range over seeds, and what it took."""
     metrics = [m for shown in METRICS.values() for m in shown]
-    rows = [["each task alone", "seeds", *metrics, "minutes: seg, det, cls", "machine"]]
+    rows = [["each task alone", "seeds", *metrics, "minutes: seg, det, cls", "MiB", "machine"]]
     for name, title in ALONE.items():
-        singles = [r for r in grid(results / name) if r["variant"] == "single-task"]
+        folder, variant = name.split("/")
+        singles = [r for r in grid(results / folder) if r["variant"] == variant]
         cells = {stage: [r for r in singles if r["stage"] == stage] for stage in METRICS}
         minutes = ", ".join(f"{statistics.mean(c['minutes'] for c in cells[stage]):.1f}" for stage in METRICS)
         values = [spread(cells[OWN[m]], m) for m in metrics]
-        rows.append([title, str(len(cells["seg"])), *values, minutes, singles[0]["machine"]])
+        rows.append([title, str(len(cells["seg"])), *values, minutes, memory(singles), singles[0]["machine"]])
     return "\n".join(markdown(rows))
 
 
@@ -173,6 +180,15 @@ def classes(record: Path) -> str:
             rows.append([name, amount, *("-" if row[c] is None else f"{row[c]:.3f}" for c in shown)])
         tables.append("\n".join(markdown(rows)))
     return "\n\n".join(tables)
+
+
+def folds(folder: Path) -> str:
+    """One row a way to judge classes: boxes of three networks, each on what it held back, as one set of images."""
+    rows = [["an object's classes", *FOLDED]]
+    for name, title in FOLDS.items():
+        readings = json.loads((folder / f"folds-{name}.json").read_text())["readings"]
+        rows.append([title, *(f"{list(readings.values())[-1][score]:.3f}" for score in FOLDED.values())])
+    return "\n".join(markdown(rows))
 
 
 def speed(record: Path) -> str:
@@ -269,6 +285,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),
     "headline": lambda path: headline(path.parent / "final"),
+    "folds": lambda path: folds(path.parent / "diagnosis"),
     "alone": lambda path: alone(path.parent),
 }
 """Tables by the folder of results that they show."""
