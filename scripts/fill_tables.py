@@ -46,6 +46,7 @@ CHAINS = {
 
 ALONE = {
     "final/single-task": "Fast-SCNN from stage 0, `configs/default.yaml`",
+    "longer/longer": "the same, as many passes as all stages together",
     "conventional/conventional": "the same backbone and neck, a conventional head each",
     "one-by-one/single-task": "Fast-SCNN, objects' classes judged one by one, commit f335fde",
     "final-lite0/single-task": "EfficientNet-Lite0 from ImageNet, `configs/lite0.yaml`",
