@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from data.coco import read_boxes
 from data.folders import read_folders
 from data.images import read_mask
 from data.layouts import find_set
-from data.types import VOID, Record, Task, TaskSet
+from data.types import VOID, Fold, Record, Task, TaskSet
 from data.voc import read_masks
 
 Part = Literal["all", "fit", "choose"]
-FOLDS = 6
+FOLDS = len(get_args(Fold))
 MAX_NOTES = 8
 _READERS = {"det": read_boxes, "seg": read_masks, "cls": read_folders}
 
@@ -30,20 +30,20 @@ def load_set(
     split: str | None = None,
     classes: Sequence[str] | None = None,
     part: Part = "all",
-    fold: int = 0,
+    fold: Fold = 0,
 ) -> TaskSet:
     """Load the set of one task below `root`; records are ordered by file name.
 
     `split` None means test, else val, else everything. `classes` are those of the model (evaluation); without
     them the set's own are used (training). `part` "fit" and "choose" are a fixed 5/6 and 1/6 of the images,
-    for making choices without the validation set; `fold`, 0 to 5, says which sixth. Raises DataError if the set is
+    for making choices without the validation set; `fold` says which sixth. Raises DataError if the set is
     missing or unusable.
     """
     found = find_set(root, task, split)
     return holdout(_READERS[task](found, classes), part, fold)
 
 
-def holdout(task_set: TaskSet, part: Part, fold: int = 0) -> TaskSet:
+def holdout(task_set: TaskSet, part: Part, fold: Fold = 0) -> TaskSet:
     """Return a fixed part of a set: images sorted by the SHA-256 of their stem, one sixth of them is "choose".
 
     The classes stay those of the whole set.

@@ -11,6 +11,8 @@ from torch import Tensor
 
 Task = Literal["seg", "det", "cls"]
 TASKS: tuple[Task, ...] = ("seg", "det", "cls")
+Fold = Literal[0, 1, 2, 3, 4, 5]
+"""Which sixth of a set is held back."""
 VOID = 255
 """Mask value of pixels that count in no loss and no metric."""
 MAX_BOXES = 1000

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from continual import ContinualConfig
 from data.mosaics import MosaicConfig
 from data.transforms import Augment
-from data.types import Task
+from data.types import Fold, Task
 from models.criterion import LossConfig
 from models.onehead import ModelConfig
 
@@ -31,7 +31,7 @@ class DataConfig:
     """Side of the square network input, in training and deployment; a multiple of 32."""
     holdout: bool = False
     """Train on 5/6 of the training images, evaluate on the rest: for choices that leave the validation set unread."""
-    fold: Literal[0, 1, 2, 3, 4, 5] = 0
+    fold: Fold = 0
     """Which sixth `holdout` holds back: what looks better on 40 images often does not on the next 40."""
     workers: int | None = None
     """Loader processes; null: 2 with a GPU, else 0 (decoded images are kept in memory)."""

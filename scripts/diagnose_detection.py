@@ -149,7 +149,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if len(args.weights) > 1 and args.images != "held":
         raise UserError("several checkpoints are read as one on what each held back: add --images held")
-    table, sizes = diagnose([with_images(path, args.data_root, args.images) for path in args.weights], args.same)
+    pairs = [with_images(path, args.data_root, args.images) for path in args.weights]
+    images = [record.image for _, task_set in pairs for record in task_set.records]
+    if len(set(images)) < len(images):
+        raise UserError("two checkpoints held back the same images: give runs that differ in --data.fold")
+    table, sizes = diagnose(pairs, args.same)
     show(table)
     print()
     show(sizes)
@@ -162,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def with_images(path: str, root: str, images: str) -> tuple[OneHead, TaskSet]:
     """A checkpoint's model with the detection images that it is read on."""
-    model, fold = load_model(path), load(path)["config"]["data"].get("fold", 0)
+    data = load(path)["config"].get("data", {})  # published weights do not say
+    model, fold = load_model(path), data.get("fold", 0)
     split, part = ("val", "all") if images == "val" else ("train", "choose" if images == "held" else "fit")
     return model, load_set(root, "det", split, model.classes["det"], part=part, fold=fold)  # type: ignore[arg-type]
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from data.catalog import MAX_NOTES, holdout, load_set, summary
+from data.types import Fold
 from tests.data.builders import cls_set, det_set, seg_set
 
 IMAGENETTE_IDS = ("n01440764", "n02102040", "n02979186")
@@ -19,7 +21,7 @@ def test_holdout_is_fixed_and_covers_the_set(tmp_path: Path) -> None:
     assert fit.classes == whole.classes
     # found with the command sha256sum: it has the smallest hash, 2b2b65a4...
     assert holdout(whole, "choose").records[0].image.stem == "train_n02979186_0"
-    held = [holdout(whole, "choose", fold).records for fold in range(6)]
+    held = [holdout(whole, "choose", fold).records for fold in get_args(Fold)]
     assert sorted(r.image for part in held for r in part) == sorted(r.image for r in whole.records)  # each once
 
 

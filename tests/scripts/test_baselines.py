@@ -20,6 +20,7 @@ from models.postprocess import detections
 from scripts.baselines import HEADS, Conventional, main
 from scripts.diagnose_detection import main as diagnose_main
 from scripts.diagnose_detection import pooled, readings
+from scripts.publish_weights import main as publish
 from tests.engine.conftest import TINY, drawn  # noqa: F401
 from tests.models.builders import CLASSES, images, random_targets
 from tests.models.builders import TINY as SHAPE
@@ -146,3 +147,7 @@ def test_folds_are_read_as_one_each_on_what_it_held_back(drawn: Path, tmp_path: 
     capsys.readouterr()
     with pytest.raises(UserError, match="add --images held"):
         diagnose_main([*paths, *where])
+    with pytest.raises(UserError, match="held back the same images"):
+        diagnose_main([paths[0], *paths, *where, "--images", "held"])
+    publish([paths[0], str(tmp_path / "published.pt")])  # says nothing of the data it was trained on
+    assert diagnose_main([str(tmp_path / "published.pt"), *where]) == 0
