@@ -53,17 +53,15 @@ def divergence(student: Tensor, teacher: Tensor, dim: int, temperature: float = 
 
 
 def object_distance(student: dict[str, Any], teacher: dict[str, Any]) -> Tensor:
-    """Distance of objectness, class and box, the latter two weighted by the teacher's confidence."""
-    conf = teacher["pred_conf"].float().sigmoid()
+    """Distance of classes, and of boxes weighted by how sure the teacher is of the best class."""
+    logits = teacher["pred_logits"].float()
+    chance, conf = logits.sigmoid(), logits.amax(-1).sigmoid()
     # Excess over the teacher's own entropy, so that the term is 0 where the two agree.
     bce = F.binary_cross_entropy_with_logits
-    off = bce(student["pred_conf"].float(), conf, reduction="none") - bce(
-        teacher["pred_conf"].float(), conf, reduction="none"
-    )
+    off = bce(student["pred_logits"].float(), chance, reduction="none") - bce(logits, chance, reduction="none")
     box_size = teacher["pred_boxes"][..., 2:].float().clamp(min=0.02).repeat(1, 1, 2)
     box = ((student["pred_boxes"] - teacher["pred_boxes"]).abs() / box_size).sum(-1)
-    kind = divergence(student["pred_logits"], teacher["pred_logits"], dim=-1)
-    return (off.sum() + (conf * (kind + box)).sum()) / conf.sum().clamp(min=1)
+    return (off.sum() + (conf * box).sum()) / conf.sum().clamp(min=1)
 
 
 def feature_distance(student: list[Tensor], teacher: list[Tensor]) -> Tensor:

@@ -91,7 +91,7 @@ def model_content(model: OneHead) -> dict[str, Any]:
 def build_model(content: dict[str, Any], source: str) -> OneHead:
     """Rebuild the model that a checkpoint's content describes. Raises UserError when the two do not fit."""
     try:
-        shape = ModelConfig(**content["architecture"]), content["classes"], content["input_size"]
+        shape = read_shape(content), content["classes"], content["input_size"]
         with torch.device("meta"):  # takes no memory, so that a false size is noticed before it takes all
             check_shapes(OneHead(*shape).state_dict(), content["model"])
         model = OneHead(*shape)
@@ -103,6 +103,11 @@ def build_model(content: dict[str, Any], source: str) -> OneHead:
             "use the program version that wrote it, or train anew"
         ) from None
     return model
+
+
+def read_shape(content: dict[str, Any]) -> ModelConfig:
+    """Shape of a checkpoint's network; one from before classes were judged one by one does not say that it is older."""
+    return ModelConfig(**{"exclusive": True, **content["architecture"]})
 
 
 def check_shapes(own: dict[str, Tensor], found: dict[str, Tensor]) -> None:

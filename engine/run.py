@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,17 @@ class Run:
         order = list(self.config.order)
         place = order.index(stage) if stage in order else 0  # type: ignore[arg-type]
         return order[place - 1] if place else None
+
+    def following(self, stage: str) -> str | None:
+        """The stage after, in this run's order."""
+        order = list(self.config.order)
+        return next((b for a, b in pairwise(order) if a == stage), None)
+
+    def freezes(self, stage: str) -> bool:
+        """Whether batch-norm statistics stay as they are in a stage."""
+        later = self.previous(stage) is not None
+        last = later and stage == self.config.order[-1]
+        return {"never": False, "last": last, "later": later, "always": True}[self.config.continual.freeze_statistics]
 
     def start_file(self, stage: str) -> Path | None:
         """The checkpoint that a stage starts from: the previous stage's, else the one named by `init`, if any."""

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 from timm.utils import ModelEmaV3
-from torch import nn
 from tqdm import tqdm
 
 from continual import Losses, Step
@@ -31,14 +30,8 @@ from engine.rates import parameter_groups, rate, shared_rate
 from engine.run import Run, rounded
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
+from models.norms import absorb_statistics, freeze_statistics
 from models.onehead import OneHead
-
-
-def freeze_statistics(model: nn.Module) -> None:
-    """Put batch norms into eval mode: running statistics stay, to the bit, as they are; weights go on learning."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
 
 
 def check_losses(values: dict[str, float], where: str, step: int, folder: Path, rate: str = "optim.lr") -> None:
@@ -70,9 +63,11 @@ class StageLoop:
         self.run, self.name = run, name
         self.stage = run.begin(name, model)
         self.seen = run.seen(name, (*self.stage.tasks, *self.stage.old))
-        later = bool(self.stage.old)
-        kept = {"never": False, "last": later and name == config.order[-1], "later": later, "always": True}
-        self.freeze = kept[config.continual.freeze_statistics]
+        self.freeze = run.freezes(name)
+        if self.freeze:
+            absorb_statistics(model)
+            if self.stage.start is not None:  # what remedies compare weights with
+                absorb_statistics(self.stage.start)
         self.epochs = getattr(config.optim.epochs, name)
         self.criterion = Criterion(config.loss, run.mean_count)
         self.loaders = run.loaders(name)
@@ -132,6 +127,9 @@ class StageLoop:
         ended = replace(self.stage, model=self.ema.module)
         for remedy in run.remedies.values():
             remedy.settle(ended)
+        following = run.following(self.name)
+        if following and run.freezes(following):  # before a remedy says how much each weight matters
+            absorb_statistics(self.ema.module)
         for remedy in run.remedies.values():
             remedy.after_stage(ended)
         if run.is_main:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import set_seed
 
-from engine.checkpoint import build_model, load, load_backbone, load_model, load_weights, stage0_path
+from engine.checkpoint import build_model, load, load_backbone, load_model, load_weights, read_shape, stage0_path
 from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config
 from engine.errors import UserError
 from models.backbones.timm_features import TimmFeatures
-from models.onehead import ModelConfig, OneHead
+from models.onehead import OneHead
 
 if TYPE_CHECKING:
     from engine.run import Run
@@ -66,8 +66,10 @@ def whole_start(config: Config) -> Path | None:
     if init != STAGE0:
         return Path(init) if init and not init.startswith(BACKBONE_OF) and init.split(":")[0] != IMAGENET else None
     path = stage0_path(config.model.backbone)
-    alike = path and replace(ModelConfig(**load(path)["architecture"]), queries=config.model.queries) == config.model
-    return path if alike else None
+    if path is None:
+        return None
+    own, found = config.model, read_shape(load(path))
+    return path if replace(found, queries=own.queries, exclusive=own.exclusive) == own else None
 
 
 def pretrained_model(config: Config) -> OneHead | None:

@@ -18,10 +18,10 @@ from data.types import TASKS, Task
 from engine.config import OptimConfig
 from engine.device import peak_memory
 from engine.rates import parameter_groups
-from engine.stage import freeze_statistics
 from models.criterion import Criterion, LossConfig
 from models.denoising import denoising_boxes
 from models.deploy import Deployed
+from models.norms import freeze_statistics
 from models.onehead import OneHead
 from models.targets import NO_CLASS, VOID, Targets
 

@@ -27,9 +27,7 @@ class LossConfig:
     """Weights of the loss terms and what is added in training."""
 
     conf: float = 4.0
-    """Varifocal loss of the objectness; at 1 its gradient drowns in that of the boxes."""
-    det_class: float = 1.0
-    """Cross-entropy of the class of matched queries."""
+    """Varifocal loss of all classes of all queries; at 1 its gradient drowns in that of the boxes."""
     l1: float = 2.0
     """L1 distance of matched boxes."""
     giou: float = 2.0
@@ -41,7 +39,7 @@ class LossConfig:
     cls_ce: float = 1.0
     """Cross-entropy of the image label."""
     smoothing: float = 0.1
-    """Label smoothing of both class terms."""
+    """Label smoothing of the image label."""
     dense: float = 1.0
     """Weight of the one-to-many loss on places, the cells of all levels."""
     extra: float = 1.0
@@ -69,7 +67,7 @@ class Criterion:
     def __call__(self, outputs: Outputs, targets: Targets, denoise: Match | None = None) -> Losses:
         """Weighted terms to be summed, float32 scalars.
 
-        Names: "conf", "det_class", "l1", "giou", "seg_ce", "seg_dice", "cls_ce" for the last layer, with "_aux" for the
+        Names: "conf", "l1", "giou", "seg_ce", "seg_dice", "cls_ce" for the last layer, with "_aux" for the
         earlier ones together, "_dense" for places, "_extra" for training-only queries. Terms that no image of
         the batch is annotated for are absent.
 
@@ -128,25 +126,22 @@ class Criterion:
         """Group queries by Hungarian matching, denoising queries by what they were made from."""
         groups = self.config.groups
         runs = groups + (self.config.denoise if denoise is not None else 0)
-        start = out["pred_conf"].shape[1] // runs * groups
+        start = out["pred_boxes"].shape[1] // runs * groups
         parts = [match_one_to_one({k: v[:, :start] for k, v in out.items()}, targets, groups)] if groups else []
         if denoise is not None:
             parts.append(Match(denoise.image, denoise.query + start, denoise.boxes, denoise.labels))
         return Match.cat(parts)
 
     def boxes(self, out: Outputs, match: Match, targets: Targets, count: Tensor) -> Losses:
-        """Objectness of all queries of annotated images, class and box of the matched ones."""
+        """Classes of all queries of annotated images, boxes of the matched ones."""
         where = (match.image, match.query)
-        boxes, logits = out["pred_boxes"].float()[where], out["pred_logits"].float()[where]
-        quality = torch.zeros_like(out["pred_conf"], dtype=torch.float32)
-        quality[where] = pair_iou(boxes.detach(), match.boxes).clamp(min=0.05)
-        conf = varifocal(out["pred_conf"].float(), quality) * targets.has_boxes[:, None]
-        smoothing = self.config.smoothing
-        ce = F.cross_entropy(logits, match.labels, reduction="sum", label_smoothing=smoothing)
+        boxes, logits = out["pred_boxes"].float()[where], out["pred_logits"].float()
+        quality = torch.zeros_like(logits)
+        quality[(*where, match.labels)] = pair_iou(boxes.detach(), match.boxes).clamp(min=0.05)
+        conf = varifocal(logits, quality) * targets.has_boxes[:, None, None]
         giou = generalized_box_iou_loss(to_xyxy(boxes), to_xyxy(match.boxes), reduction="sum")
         return {
             "conf": conf.sum() / count,
-            "det_class": ce / count,
             "l1": (boxes - match.boxes).abs().sum() / count,
             "giou": giou / count,
         }

@@ -77,11 +77,13 @@ class QueryHead(nn.Module):
         num_det: int,
         num_seg: int,
         num_cls: int,
+        exclusive: bool = False,
     ) -> None:
         super().__init__()
         if layers not in (2, 3):
             raise ValueError(f"a head has 2 or 3 layers, not {layers}: set model.layers to 2 or 3")
         self.num_queries = queries
+        self.exclusive = exclusive
         self.sampled: type[GridMaps | RowTable] = GridMaps
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, hidden, levels, points) for _ in range(layers))
         self.class_queries = nn.Parameter(torch.randn(num_seg, dim))
@@ -134,8 +136,21 @@ class QueryHead(nn.Module):
 
     def read_objects(self, tokens: Tensor, references: Tensor) -> Outputs:
         """Object predictions of tokens (B, N, D) relative to boxes (B, N, 4) or (N, 4)."""
-        delta, conf, logits = self.project(tokens, "box", "conf", "det")
-        return {"pred_boxes": refine(delta.float(), references), "pred_conf": conf[..., 0], "pred_logits": logits}
+        delta, conf, classes = self.project(tokens, "box", "conf", "det")
+        found = self.judge(conf, classes)
+        return {"pred_boxes": refine(delta.float(), references), **found}
+
+    def judge(self, conf: Tensor, classes: Tensor) -> Outputs:
+        """Logits of classes (..., C_det) and of the surest of them, from the two blocks of rows that speak of objects.
+
+        Every class is judged by itself, `conf` being what all have in common. That any object is there need then not be
+        one linear reading of a token; see `ModelConfig.exclusive` for how it was.
+        """
+        if self.exclusive:
+            chance = F.logsigmoid(conf.float()) + classes.float().log_softmax(-1)
+            return {"pred_conf": conf[..., 0], "pred_logits": chance - (-chance.exp()).log1p()}
+        logits = conf + classes
+        return {"pred_conf": logits.amax(-1), "pred_logits": logits}
 
     def read_masks(self, tokens_BKD: Tensor, token_BD: Tensor, pix_BDHW: Tensor, slots: Tensor | None) -> Tensor:
         """Segmentation logits (B, K, H, W): mask embeddings times pixel features, plus what the class token expects.
@@ -204,11 +219,11 @@ class QueryHead(nn.Module):
             denoise: noised boxes (B, R * N, 4) as R further runs, in training. Nothing deployed sees either.
             slots: class queries (B, K') to ask in place of all: with hundreds of classes, those an image speaks of.
 
-        Returns a dict: pred_logits (B, N, C_det), pred_conf (B, N), pred_boxes (B, N, 4), pred_masks (B, K, H/8, W/8),
-        pred_class (B, C_cls) of the last layer; "aux_outputs": the same for the earlier layers and, first, for the
-        tokens before any layer; "dense": object predictions of all P places with their "references" (P, 4);
-        "queries": the selection; "maps": the neck's; "extra_outputs": object predictions of training-only runs per
-        layer, if there are any.
+        Returns a dict: pred_logits (B, N, C_det), of each class by itself, pred_conf (B, N), the surest of them,
+        pred_boxes (B, N, 4), pred_masks (B, K, H/8, W/8), pred_class (B, C_cls) of the last layer; "aux_outputs": the
+        same for the earlier layers and, first, for the tokens before any layer; "dense": object predictions of all P
+        places with their "references" (P, 4); "queries": the selection; "maps": the neck's; "extra_outputs": object
+        predictions of training-only runs per layer, if there are any.
         """
         memory = self.memorise(maps)
         dense = {**self.read_objects(memory.places_BPD, memory.boxes_P4), "references": memory.boxes_P4}
@@ -230,8 +245,8 @@ class QueryHead(nn.Module):
     def final(self, maps: list[Tensor]) -> Outputs:
         """The last layer's outputs of `forward` alone, for use: earlier ones and most places are never read."""
         memory = self.memorise(maps)
-        (conf,) = self.project(memory.places_BPD, "conf")
-        index = peaks_first(conf[..., 0], maps).topk(self.num_queries, dim=1).indices
+        conf = self.judge(*self.project(memory.places_BPD, "conf", "det"))["pred_conf"]
+        index = peaks_first(conf, maps).topk(self.num_queries, dim=1).indices
         (delta,) = self.project(pick(memory.places_BPD, index), "box")
         queries = Queries(index, refine(delta.float(), memory.boxes_P4[index]))
         tokens = self.tokens(memory.tokens_BMD.mean(1), queries, self.ask(maps[0], None), memory)

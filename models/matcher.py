@@ -58,9 +58,8 @@ class Objects:
 
 def object_cost(outputs: Outputs, objects: Objects) -> Tensor:
     """Cost (M, N) of giving each object to each prediction of its own image."""
-    chance_BCN = outputs["pred_logits"].float().softmax(-1).transpose(1, 2)
-    chance = chance_BCN[objects.image, objects.labels]
-    score = outputs["pred_conf"].float().sigmoid()[objects.image] * chance
+    chance_BCN = outputs["pred_logits"].float().sigmoid().transpose(1, 2)
+    score = chance_BCN[objects.image, objects.labels]
     boxes, wanted = outputs["pred_boxes"].float()[objects.image], objects.boxes[:, None]
     distance = (boxes - wanted).abs().sum(-1)
     return -COST_CLASS * score + COST_L1 * distance - COST_GIOU * pair_giou(boxes, wanted)
@@ -68,7 +67,7 @@ def object_cost(outputs: Outputs, objects: Objects) -> Tensor:
 
 def check_finite(outputs: Outputs) -> None:
     """Raise FloatingPointError naming the tensor that is not finite: an assignment made from NaN would be arbitrary."""
-    for name in ("pred_conf", "pred_logits", "pred_boxes"):
+    for name in ("pred_logits", "pred_boxes"):
         if not torch.isfinite(outputs[name]).all():
             raise FloatingPointError(f"{name} is not finite")
 
@@ -93,7 +92,7 @@ def match_one_to_one(outputs: Outputs, targets: Targets, groups: int = 1) -> Mat
     """
     check_finite(outputs)
     objects = Objects.of(targets)
-    size = outputs["pred_conf"].shape[1] // groups
+    size = outputs["pred_boxes"].shape[1] // groups
     parts = []
     for g, cost in enumerate(object_cost(outputs, objects).split(size, dim=1)[:groups]):
         own, query = assign(cost, objects)

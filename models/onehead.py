@@ -32,6 +32,8 @@ class ModelConfig:
     """Sampled points per head and level around a token's box."""
     queries: int = 60
     """Object queries, so at most this many boxes an image."""
+    exclusive: bool = False
+    """Whether an object's classes share out one confidence among them, as in checkpoints from before this setting."""
 
 
 class OneHead(nn.Module):
@@ -73,7 +75,10 @@ class OneHead(nn.Module):
             config.points,
             config.queries,
             len(channels),
-            *(len(self.classes[task]) for task in ("det", "seg", "cls")),
+            num_det=len(self.classes["det"]),
+            num_seg=len(self.classes["seg"]),
+            num_cls=len(self.classes["cls"]),
+            exclusive=config.exclusive,
         )
         mean, std = getattr(self.backbone, "mean_std", (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)

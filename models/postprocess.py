@@ -33,7 +33,7 @@ def detections(outputs: Outputs, top_k: int = 100, same: float = SAME) -> list[d
 
 def best_pairs(outputs: Outputs, top_k: int = 100, same: float = SAME) -> tuple[Tensor, Tensor, Tensor]:
     """The same for all images at once: scores and labels (B, k), boxes (B, k, 4) as x1 y1 x2 y2."""
-    chances_BNC = outputs["pred_conf"].float().sigmoid()[..., None] * outputs["pred_logits"].float().softmax(-1)
+    chances_BNC = outputs["pred_logits"].float().sigmoid()
     corners = to_xyxy(outputs["pred_boxes"].float()).clamp(0, 1)
     if same < 1:
         chances_BNC = chances_BNC * torch.where(rival_overlap(chances_BNC, corners) > same, TWICE, 1.0)

@@ -127,20 +127,18 @@ class Detector(Conventional):
         return terms
 
     def forward(self, images: Tensor, *_: Any) -> Outputs:
-        """The final detections in the form of object queries: a score, one certain class, a box."""
+        """The final detections in the form of object queries: a score for one class, a box."""
         raw, anchors, counts, batch = self.read(images)
         split = {k: list(v.split(counts, dim=1)) for k, v in raw.items()}
         parts = [list(a.split(counts)) for a in anchors]
         found = self.head.postprocess_detections(split, parts, batch.image_sizes)  # type: ignore[operator]
-        conf = images.new_full((len(images), MOST), -100.0)
-        logits = images.new_zeros(len(images), MOST, len(self.classes["det"]))
+        logits = images.new_full((len(images), MOST, len(self.classes["det"])), -100.0)
         boxes = images.new_full((len(images), MOST, 4), 0.5)
         for b, one in enumerate(found):
             n = len(one["scores"])
-            conf[b, :n] = one["scores"].clamp(1e-6, 1 - 1e-6).logit()
-            logits[b, torch.arange(n), one["labels"]] = 100.0
+            logits[b, torch.arange(n), one["labels"]] = one["scores"].clamp(1e-6, 1 - 1e-6).logit()
             boxes[b, :n] = box_convert(one["boxes"], "xyxy", "cxcywh") / images.shape[-1]
-        return {"pred_conf": conf, "pred_logits": logits, "pred_boxes": boxes}
+        return {"pred_logits": logits, "pred_conf": logits.amax(-1), "pred_boxes": boxes}
 
 
 HEADS: dict[str, type[Conventional]] = {"seg": Segmenter, "det": Detector, "cls": Classifier}

@@ -36,7 +36,7 @@ from engine.run import read_sets
 from models.criterion import Criterion
 from models.onehead import OneHead
 
-TERMS = ("seg_ce", "seg_dice", "conf", "det_class", "l1", "giou", "cls_ce")
+TERMS = ("seg_ce", "seg_dice", "conf", "l1", "giou", "cls_ce")
 """Of the last layer; weights of the loss are part of them."""
 SETTINGS = ("distill", "replay_step", "replay_vary", "freeze_statistics")
 """Of `continual`, as the record shows them."""

@@ -146,7 +146,8 @@ def test_feature_maps_are_held_as_well(start: OneHead) -> None:
 def test_object_distance_by_hand() -> None:
     def objects(conf: list[float], x: list[float]) -> dict[str, Tensor]:
         boxes = torch.tensor([[[cx, 0.5, 0.2, 0.4] for cx in x]])
-        return {"pred_conf": torch.tensor([conf]), "pred_logits": torch.zeros(1, 2, 3), "pred_boxes": boxes}
+        one_class = torch.tensor([conf])[..., None] + torch.tensor([0.0, -50.0])  # of the other they see nothing
+        return {"pred_logits": one_class, "pred_boxes": boxes}
 
     teacher = objects([math.log(3), -50.0], [0.5, 0.5])  # sure to 3/4, and of nothing
     assert object_distance(teacher, teacher).item() == pytest.approx(0, abs=1e-7)
@@ -216,10 +217,10 @@ def test_dense_tokens_and_every_layer_count(start: OneHead) -> None:
     assert len(parts) == 4
     values = []
     for found in parts:
-        kept = found["pred_conf"]
-        found["pred_conf"] = kept + 1
+        kept = found["pred_logits"]
+        found["pred_logits"] = kept + 1
         values.append(float(distill.penalty(step, clean)["distill_det"]))
-        found["pred_conf"] = kept
+        found["pred_logits"] = kept
     assert min(values) > 1e-3
     assert distill.penalty(step, clean)["distill_det"] < 1e-5
 

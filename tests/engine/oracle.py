@@ -42,18 +42,17 @@ class Oracle(nn.Module):
         numbers = [round(value * 255 / STEP) for value in images.mean(dim=(1, 2, 3)).tolist()]
         self.seen += numbers
         answers = [self.answers[number] for number in numbers]
-        boxes, conf = torch.full((len(answers), QUERIES, 4), 0.5), torch.full((len(answers), QUERIES), -SURE)
-        labels = torch.zeros(len(answers), QUERIES, dtype=torch.int64)
+        boxes = torch.full((len(answers), QUERIES, 4), 0.5)
+        logits = torch.full((len(answers), QUERIES, len(CLASSES["det"])), -SURE)
         for b, answer in enumerate(answers):
             count = len(answer.boxes)
             boxes[b, :count] = torch.tensor(answer.boxes).reshape(-1, 4)
-            labels[b, :count] = torch.tensor(answer.labels, dtype=torch.int64)
-            conf[b, :count] = SURE
+            logits[b, range(count), answer.labels] = SURE
         cells = torch.stack([answer.cells for answer in answers])
         return {
             "pred_boxes": boxes,
-            "pred_conf": conf,
-            "pred_logits": one_hot(labels, len(CLASSES["det"])),
+            "pred_conf": logits.amax(-1),
+            "pred_logits": logits,
             "pred_masks": one_hot(cells, len(CLASSES["seg"])).permute(0, 3, 1, 2),
             "pred_class": one_hot(torch.tensor([answer.label for answer in answers]), len(CLASSES["cls"])),
         }

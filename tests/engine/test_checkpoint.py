@@ -67,6 +67,20 @@ def test_a_model_comes_back_with_bit_identical_outputs(model: OneHead, path: Pat
         assert torch.equal(one[name], original[name])
 
 
+def test_a_checkpoint_from_before_classes_were_judged_one_by_one_is_read_as_it_was_meant(
+    model: OneHead, path: Path
+) -> None:
+    content = load(path)
+    del content["architecture"]["exclusive"]
+    older = build_model(content, "an older file")
+    assert (older.config.exclusive, load_model(path).config.exclusive) == (True, False)
+    with torch.no_grad():
+        image = torch.rand(1, 3, 64, 64)
+        found, rows = older.eval()(image), model.eval()(image)
+    assert not torch.equal(found["dense"]["pred_logits"], rows["dense"]["pred_logits"])
+    assert (found["dense"]["pred_logits"].sigmoid().sum(-1) <= 1 + 1e-5).all()
+
+
 def test_half_precision_weights_load_as_float32(model: OneHead, tmp_path: Path) -> None:
     content = model_content(model)
     content["model"] = {k: v.half() if v.is_floating_point() else v for k, v in content["model"].items()}

@@ -66,7 +66,7 @@ class Sees:
         masks[:, 1] = torch.tensor([-9.0, -9.0, 9.0, 9.0])
         return {
             "pred_conf": torch.tensor([[5.0, -9.0]]),
-            "pred_logits": torch.tensor([[[0.0, 9.0], [0.0, 0.0]]]),
+            "pred_logits": torch.tensor([[[-9.0, 5.0], [-9.0, -9.0]]]),
             "pred_boxes": torch.tensor([[[0.25, 0.25, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]]]),
             "pred_masks": masks,
             "pred_class": torch.tensor([[0.0, 3.0]]),

@@ -56,7 +56,7 @@ def test_a_run_leaves_weights_figures_and_curves(finished: Path) -> None:
     assert {"accuracy", "accuracy@8", "accuracy@16", "accuracy@32", "loss", "seconds"} <= set(rows[0])
     assert rows[3]["loss"] < rows[0]["loss"]
     assert {"tile"} == set(rows[0]["losses"])
-    assert {"conf", "l1", "giou", "det_class", "seg_ce", "seg_dice"} <= set(rows[-1]["losses"])
+    assert {"conf", "l1", "giou", "seg_ce", "seg_dice"} <= set(rows[-1]["losses"])
     left = {"config.yaml", "metrics.jsonl", "pretrain.pt", "pretrain.png", ".lock"}
     assert {p.name for p in finished.iterdir()} == left
     model = load_model(finished / "pretrain.pt")

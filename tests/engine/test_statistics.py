@@ -26,5 +26,8 @@ def test_statistics_move_in_the_stages_that_may_move_them(
     changed = [[not torch.equal(a[name], b[name]) for name in names] for a, b in pairwise(ends)]
     assert [all(stage) for stage in changed] == moved
     assert [any(stage) for stage in changed] == moved
+    deviations = [value + 1e-5 for name, value in ends[0].items() if name.endswith("running_var")]
+    absorbed = all(torch.allclose(d, torch.ones_like(d), atol=1e-6) for d in deviations)
+    assert absorbed == (kept in ("later", "always")), "filters take up what the next stage keeps, and nothing else"
     start = 0.0 if "mean" in names[0] else 1.0
     assert bool((ends[0][names[0]] == start).all()) == (kept == "always")

@@ -87,7 +87,6 @@ def random_objects(batch: int, count: int, classes: int = 3, seed: int = 0) -> d
     """Random object predictions."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        "pred_conf": torch.randn(batch, count, generator=generator),
         "pred_logits": torch.randn(batch, count, classes, generator=generator),
         "pred_boxes": boxes_in_view(batch * count, generator).view(batch, count, 4),
     }

@@ -14,9 +14,7 @@ from models.targets import NO_CLASS, Targets
 from tests.models.builders import CLASSES, random_objects
 
 SIZE = 64
-PLAIN = LossConfig(
-    **dict.fromkeys(("conf", "det_class", "l1", "giou", "seg_ce", "seg_dice", "cls_ce"), 1.0), smoothing=0.0
-)
+PLAIN = LossConfig(**dict.fromkeys(("conf", "l1", "giou", "seg_ce", "seg_dice", "cls_ce"), 1.0), smoothing=0.0)
 LN2 = math.log(2)
 
 

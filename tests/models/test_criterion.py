@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
@@ -23,13 +22,13 @@ from tests.models.outputs import PLAIN, SIZE, fixed_outputs, leaves, part, subse
 
 def test_terms_are_weighted_by_name_and_layer() -> None:
     outputs, targets = fixed_outputs(2), random_targets(["all", "all"], size=SIZE)
-    same = {k: outputs[k] for k in ("pred_conf", "pred_logits", "pred_boxes", "pred_masks", "pred_class")}
+    same = {k: outputs[k] for k in ("pred_logits", "pred_boxes", "pred_masks", "pred_class")}
     start = {k: outputs[k] for k in ("pred_masks", "pred_class")}
     outputs["aux_outputs"] = [start, same, same]
-    weights = {"conf": 1.5, "det_class": 2.0, "l1": 3.0, "giou": 4.0, "seg_ce": 5.0, "seg_dice": 6.0, "cls_ce": 7.0}
+    weights = {"conf": 1.5, "l1": 3.0, "giou": 4.0, "seg_ce": 5.0, "seg_dice": 6.0, "cls_ce": 7.0}
     plain = Criterion(PLAIN)(outputs, targets)
     found = Criterion(LossConfig(**weights, smoothing=0.0, aux=0.25, dense=0.5))(outputs, targets)
-    names = {"conf", "det_class", "l1", "giou"}
+    names = {"conf", "l1", "giou"}
     coarse = Criterion(PLAIN).segmentation(outputs["pred_masks"], targets, torch.tensor(2.0), zoom=1)
     assert set(found) == {*weights, *(f"{n}_aux" for n in weights), *(f"{n}_dense" for n in names)}
     for name, weight in weights.items():
@@ -48,7 +47,6 @@ def test_dense_loss_is_a_mean_over_its_pairs() -> None:
     targets = object_targets([target], [torch.tensor([0])], size=SIZE)
     outputs = fixed_outputs(1)
     outputs["dense"] = {
-        "pred_conf": torch.zeros(1, 4),
         "pred_logits": torch.zeros(1, 4, 3),
         "pred_boxes": target[None] + torch.tensor([0.01, 0, 0, 0]) * torch.tensor([1.0, 2, 3, 4])[:, None],
         "references": target.expand(4, 4),
@@ -56,17 +54,16 @@ def test_dense_loss_is_a_mean_over_its_pairs() -> None:
     losses = Criterion(PLAIN)(outputs, targets)
     # The IoUs sum to 3.5, so the three best tokens are matched: 0.01, 0.02 and 0.03 away.
     assert losses["l1_dense"].item() == pytest.approx(0.02, rel=1e-4)
-    assert losses["det_class_dense"].item() == pytest.approx(math.log(3), rel=1e-4)
 
 
 def test_groups_count_as_much_as_one_run() -> None:
     outputs, targets = fixed_outputs(2), random_targets(["det", "all"], size=SIZE)
-    objects = {k: outputs[k] for k in ("pred_conf", "pred_logits", "pred_boxes")}
+    objects = {k: outputs[k] for k in ("pred_logits", "pred_boxes")}
     twice = {k: torch.cat([v, v], dim=1) for k, v in objects.items()}
     outputs["extra_outputs"] = [twice, twice, twice]
     config = LossConfig(groups=2, denoise=0, extra=0.5)
     losses = Criterion(config)(outputs, targets)
-    for name in ("conf", "det_class", "l1", "giou"):
+    for name in ("conf", "l1", "giou"):
         assert losses[f"{name}_extra"].item() == pytest.approx(0.5 * losses[name].item(), rel=1e-4)
 
 
@@ -77,13 +74,13 @@ def test_denoising_queries_answer_for_what_they_were_made_from() -> None:
     noise = random_objects(2, 8)
     noise["pred_boxes"] = boxes
     noise["pred_boxes"][match.image, match.query] = match.boxes  # repaired
-    # Someone else's box is nearer in class and confidence, which a matcher would be drawn to.
+    # Other queries are surer of the class, which a matcher would be drawn to.
     noise["pred_logits"][match.image, match.query] = -20.0 * F.one_hot(match.labels, 3).float()
     outputs["extra_outputs"] = [noise]
     losses = Criterion(LossConfig(groups=0, denoise=1))(outputs, targets, match)
     assert losses["l1_extra"].item() == pytest.approx(0, abs=1e-6)
     assert losses["giou_extra"].item() == pytest.approx(0, abs=1e-5)
-    assert losses["det_class_extra"].item() > 5
+    assert losses["conf_extra"].item() > 5
     # Beside groups, the denoising run is the last.
     groups = {k: torch.cat([v, v, noise[k]], dim=1) for k, v in random_objects(2, 8, seed=3).items()}
     found = Criterion(LossConfig()).match_extra(groups, targets, match)
@@ -111,13 +108,13 @@ def test_images_without_annotation_get_no_gradient() -> None:
     outputs["extra_outputs"] = [random_objects(4, 24)]
     inputs = leaves(outputs)
     total(Criterion(LossConfig())(outputs, targets, match)).backward()
-    owner = {"pred_conf": {0}, "pred_logits": {0}, "pred_boxes": {0}, "pred_masks": {1}, "pred_class": {2}}
+    owner = {"pred_logits": {0}, "pred_boxes": {0}, "pred_masks": {1}, "pred_class": {2}}
     for out in (outputs, outputs["dense"], *outputs["aux_outputs"], *outputs["extra_outputs"]):
         for name, images_taught in owner.items():
             if name in out:
                 assert out[name].grad.isfinite().all()
                 assert {b for b in range(4) if out[name].grad[b].any()} == images_taught, name
-    assert len(inputs) == 5 + 3 + 2 * 5 + 3
+    assert len(inputs) == 4 + 2 + 2 * 4 + 2
 
 
 def test_annotated_images_cost_finite_losses_where_a_process_has_none() -> None:
@@ -133,7 +130,7 @@ def test_annotated_images_cost_finite_losses_where_a_process_has_none() -> None:
 
 @pytest.mark.parametrize(
     ("task", "terms"),
-    [("det", {"conf", "det_class", "l1", "giou"}), ("seg", {"seg_ce", "seg_dice"}), ("cls", {"cls_ce"})],
+    [("det", {"conf", "l1", "giou"}), ("seg", {"seg_ce", "seg_dice"}), ("cls", {"cls_ce"})],
 )
 def test_an_annotation_costs_its_own_terms_only(task: str, terms: set[str]) -> None:
     losses = Criterion(LossConfig())(fixed_outputs(2, aux=1), random_targets([task, None], size=SIZE))
@@ -148,10 +145,9 @@ def test_no_objects_means_low_confidence_only_where_boxes_are_annotated() -> Non
     leaves(outputs)
     total(Criterion(LossConfig())(outputs, targets)).backward()
     for out in (outputs, outputs["dense"], *outputs["aux_outputs"]):
-        assert (out["pred_conf"].grad[0] > 0).all()  # a step against the gradient lowers it
-        assert not out["pred_conf"].grad[1].any()
+        assert (out["pred_logits"].grad[0] > 0).all()  # a step against the gradient lowers it
+        assert not out["pred_logits"].grad[1].any()
         assert not out["pred_boxes"].grad.any()
-        assert not out["pred_logits"].grad.any()
 
 
 # --- several processes, precision, other faults ---

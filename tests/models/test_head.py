@@ -77,6 +77,22 @@ def test_untrained_confidence_is_the_prior() -> None:
     assert torch.sigmoid(torch.tensor(CONF_PRIOR)).item() == pytest.approx(0.01, abs=1e-4)
 
 
+def test_classes_are_judged_one_by_one_above_what_they_share() -> None:
+    conf, classes = torch.tensor([[-1.0], [2.0]]), torch.tensor([[0.5, 3.0, -1.0], [0.0, -2.0, 0.25]])
+    found = tiny().head.judge(conf, classes)
+    assert found["pred_logits"].tolist() == [[-0.5, 2.0, -2.0], [2.0, 0.0, 2.25]]
+    assert found["pred_conf"].tolist() == [2.0, 2.25]
+
+
+def test_exclusive_classes_share_out_one_confidence() -> None:
+    conf, classes = torch.tensor([[-1.0], [8.0], [-60.0]]), torch.randn(3, 4)
+    found = tiny(exclusive=True).head.judge(conf, classes)
+    expected = conf.sigmoid() * classes.softmax(-1)
+    torch.testing.assert_close(found["pred_logits"].sigmoid(), expected)
+    assert torch.equal(found["pred_conf"], conf[:, 0])
+    assert found["pred_logits"].isfinite().all()
+
+
 # --- one forward pass gives everything ---
 
 

@@ -125,21 +125,11 @@ def test_label_smoothing_by_hand() -> None:
     # 0.9 on the label, and 0.1 spread over all four.
     expected = 0.9 * LN2 + 0.1 / 4 * (LN2 + 3 * math.log(6))
     assert criterion.classification(logits, targets, torch.ones(()))["cls_ce"].item() == pytest.approx(expected)
-    objects = {
-        "pred_conf": torch.zeros(1, 1),
-        "pred_logits": logits[None],
-        "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.2]]]),
-    }
-    targets = object_targets([torch.tensor([[0.5, 0.5, 0.2, 0.2]])], [torch.tensor([0])])
-    match = Match(torch.tensor([0]), torch.tensor([0]), targets.boxes[0], targets.labels[0])
-    found = criterion.boxes(objects, match, targets, torch.ones(()))
-    assert found["det_class"].item() == pytest.approx(expected)
 
 
 def test_box_terms_by_hand() -> None:
     # Two queries, one object: the first is shifted by half the object's width, the second is alone.
     objects = {
-        "pred_conf": torch.zeros(1, 2),
         "pred_logits": torch.zeros(1, 2, 4),
         "pred_boxes": torch.tensor([[[0.6, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]]),
     }
@@ -148,8 +138,7 @@ def test_box_terms_by_hand() -> None:
     found = Criterion(PLAIN).boxes(objects, match, targets, torch.tensor(2.0))
     iou = 1 / 3  # their hull is their union, so GIoU is the same
     expected = {
-        "conf": iou * LN2 + 0.75 * 0.25 * LN2,
-        "det_class": math.log(4),
+        "conf": iou * LN2 + 7 * 0.75 * 0.25 * LN2,  # one class of one query is right, seven are not
         "l1": 0.1,
         "giou": 1 - iou,
     }
@@ -163,11 +152,10 @@ def test_perfect_predictions_cost_next_to_nothing() -> None:
     outputs = fixed_outputs(1)
     order = [5, 2, 7]
     outputs["pred_boxes"][0, order] = boxes
-    outputs["pred_conf"] = torch.full((1, 8), -12.0)
-    outputs["pred_conf"][0, order] = 12.0
-    outputs["pred_logits"][0, order] = 30.0 * F.one_hot(labels, 3).float()
+    outputs["pred_logits"] = torch.full((1, 8, 3), -12.0)
+    outputs["pred_logits"][0, order, labels] = 12.0
     losses = Criterion(PLAIN)(outputs, targets)
-    for name in ("conf", "det_class", "l1", "giou"):
+    for name in ("conf", "l1", "giou"):
         assert losses[name].item() == pytest.approx(0, abs=1e-4), name
     worse = Criterion(PLAIN)({**outputs, "pred_boxes": outputs["pred_boxes"] + 0.1}, targets)
     assert all(worse[name] > losses[name] + 0.01 for name in ("conf", "l1", "giou"))

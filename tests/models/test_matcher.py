@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -42,8 +43,7 @@ def pairs(match: Match) -> dict[tuple[int, int], tuple[float, ...]]:
 
 def test_cost_by_hand() -> None:
     outputs = {
-        "pred_conf": torch.zeros(1, 1),
-        "pred_logits": torch.zeros(1, 1, 4),  # score 1/2 * 1/4
+        "pred_logits": torch.full((1, 1, 4), -math.log(7)),  # chance 1/8
         "pred_boxes": torch.tensor([[[0.3, 0.5, 0.2, 0.2]]]),
     }
     targets = object_targets([torch.tensor([[0.5, 0.5, 0.2, 0.2]])], [torch.tensor([1])])
@@ -105,7 +105,6 @@ def test_more_objects_than_queries_leave_some_without() -> None:
 def test_a_single_query_takes_the_cheapest_object() -> None:
     targets = object_targets([torch.tensor([[0.2, 0.2, 0.1, 0.1], [0.6, 0.6, 0.3, 0.3]])], [torch.tensor([0, 0])])
     outputs = {
-        "pred_conf": torch.zeros(1, 1),
         "pred_logits": torch.zeros(1, 1, 3),
         "pred_boxes": torch.tensor([[[0.6, 0.6, 0.25, 0.3]]]),
     }
@@ -123,7 +122,7 @@ def test_groups_are_matched_anew() -> None:
     assert len(expected) == 15
 
 
-@pytest.mark.parametrize("name", ["pred_conf", "pred_logits", "pred_boxes"])
+@pytest.mark.parametrize("name", ["pred_logits", "pred_boxes"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_named(name: str, value: float) -> None:
     outputs = random_objects(2, 8)
@@ -199,7 +198,6 @@ def test_more_objects_than_tokens() -> None:
 def hand_made(predicted: list[list[float]]) -> dict[str, Tensor]:
     """Four tokens on a 2 x 2 grid, equal in confidence and class."""
     return {
-        "pred_conf": torch.zeros(1, 4),
         "pred_logits": torch.zeros(1, 4, 3),
         "pred_boxes": torch.tensor([predicted]),
         "references": grid_references(2, 2, CELLS_PER_REFERENCE, torch.device("cpu")),

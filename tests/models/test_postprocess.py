@@ -10,10 +10,8 @@ from tests.models.builders import images, random_objects, tiny
 
 
 def test_all_pairs_of_query_and_class_are_ranked() -> None:
-    # Two queries: confidences 0.8 and 0.5; class probabilities (0.75, 0.25) and (0.1, 0.9).
     outputs = {
-        "pred_conf": torch.tensor([[0.8, 0.5]]).logit(),
-        "pred_logits": torch.tensor([[[0.75, 0.25], [0.1, 0.9]]]).log(),
+        "pred_logits": torch.tensor([[[0.6, 0.2], [0.05, 0.45]]]).logit(),
         "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.3, 0.3, 0.1, 0.1]]]),
     }
     (found,) = detections(outputs)
@@ -28,8 +26,7 @@ def test_all_pairs_of_query_and_class_are_ranked() -> None:
 def test_an_object_found_twice_counts_once_a_class() -> None:
     # Of three queries the first two overlap by 0.8 / 1.2 = 2/3, the third stands apart.
     outputs = {
-        "pred_conf": torch.tensor([[0.8, 0.5, 0.4]]).logit(),
-        "pred_logits": torch.tensor([[[0.9, 0.1], [0.6, 0.4], [1.0, 1e-9]]]).log(),
+        "pred_logits": torch.tensor([[[0.72, 0.08], [0.3, 0.2], [0.4, 1e-9]]]).logit(),
         "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.54, 0.5, 0.2, 0.2], [0.2, 0.2, 0.2, 0.2]]]),
     }
     chances = torch.tensor([[[0.72, 0.08], [0.3, 0.2], [0.4, 0.0]]])
@@ -68,7 +65,7 @@ def test_confidences_of_one_query_do_not_depend_on_its_number() -> None:
 def test_boxes_are_cut_off_at_the_edge() -> None:
     boxes = torch.tensor([[0.1, 0.5, 0.4, 0.2], [0.9, 0.95, 0.4, 0.2], [1.5, 0.5, 0.2, 2.0], [0.4, 0.6, 0.2, 0.2]])
     conf = torch.arange(4, 0, -1).float()[None]  # so that they come out in this order
-    (found,) = detections({"pred_conf": conf, "pred_logits": torch.zeros(1, 4, 1), "pred_boxes": boxes[None]})
+    (found,) = detections({"pred_logits": conf[..., None], "pred_boxes": boxes[None]})
     expected = [[0.0, 0.4, 0.3, 0.6], [0.7, 0.85, 1.0, 1.0], [1.0, 0.0, 1.0, 1.0], [0.3, 0.5, 0.5, 0.7]]
     torch.testing.assert_close(to_xyxy(found["boxes"]), torch.tensor(expected), atol=1e-6, rtol=0)
 

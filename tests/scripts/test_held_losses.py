@@ -38,7 +38,7 @@ def test_the_record_has_every_term_of_every_checkpoint(drawn: Path, tmp_path: Pa
     assert [row["settings"]["distill"] for row in rows] == [1.0, 7.0]
     assert [row["settings"]["shared_lr"] for row in rows] == [1.0, 0.25]
     assert rows[0]["drift"] == 0 < rows[1]["drift"]
-    assert rows[1]["conf"] < rows[0]["conf"]  # which stage 2 taught
+    assert rows[1]["l1"] < rows[0]["l1"]  # which stage 2 taught
 
 
 def test_a_network_that_learnt_from_every_image_is_refused(drawn: Path, tmp_path: Path) -> None:  # noqa: F811

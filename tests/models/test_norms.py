@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.backbones import BACKBONES
+from models.norms import absorb_statistics, freeze_statistics, normed_convolutions
+from models.onehead import ModelConfig, OneHead
+
+
+def network(backbone: str) -> OneHead:
+    torch.manual_seed(0)
+    classes = {"seg": ("background", "cat"), "det": ("cat",), "cls": ("cat", "dog")}
+    model = OneHead(ModelConfig(backbone=backbone), classes, 64)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.2, 4.0)
+    return model.eval()
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_absorbed_statistics_change_nothing_that_is_computed(backbone: str) -> None:
+    model = network(backbone)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        before = model(images)
+        absorb_statistics(model)
+        after = model(images)
+    for name in ("pred_masks", "pred_class", "pred_boxes"):
+        torch.testing.assert_close(after[name], before[name], rtol=1e-3, atol=1e-4)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [norm for _, norm in normed_convolutions(model)] == norms
+    for norm in norms:
+        assert norm.running_var is not None
+        torch.testing.assert_close(norm.running_var + norm.eps, torch.ones(norm.num_features))
+
+
+def test_what_is_absorbed_stays_to_the_bit_when_absorbed_again() -> None:
+    model = network("fast_scnn")
+    absorb_statistics(model)
+    once = {name: value.clone() for name, value in model.state_dict().items()}
+    absorb_statistics(model)
+    assert all(torch.equal(value, once[name]) for name, value in model.state_dict().items())
+
+
+def test_a_step_of_one_length_moves_a_channel_less_by_its_deviation() -> None:
+    """A filter that cancels its input but for 0.01: a small step on it is a large one behind the norm."""
+
+    def shift(absorb: bool) -> Tensor:
+        block = nn.Sequential(nn.Conv2d(1, 1, 3, bias=False), nn.BatchNorm2d(1, eps=0.0))
+        with torch.no_grad():
+            block[0].weight.copy_(torch.tensor([[1.0, 0, -1], [1, 0, -1], [1, 0, -1]]))
+            block[1].running_var.fill_(0.01**2)
+        block.eval()
+        if absorb:
+            absorb_statistics(block)
+        image = torch.ones(1, 1, 3, 3)
+        before = block(image)
+        with torch.no_grad():
+            block[0].weight += 1e-3
+        return (block(image) - before).detach().flatten()
+
+    torch.testing.assert_close(shift(absorb=False), torch.tensor([0.9]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(shift(absorb=True), torch.tensor([0.009]), rtol=1e-3, atol=0)
+
+
+def test_frozen_statistics_stay_in_training_and_weights_learn() -> None:
+    block = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4)).train()
+    freeze_statistics(block)
+    block(torch.rand(2, 3, 8, 8)).sum().backward()
+    assert torch.equal(block[1].running_mean, torch.zeros(4))
+    assert block[0].weight.grad.abs().sum() > 0
