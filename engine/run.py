@@ -33,6 +33,7 @@ from engine.seen import digests, listed
 from engine.start import pretrained_model
 from engine.tracking import Row, Tracker
 from models.criterion import Criterion
+from models.norms import absorb_statistics
 from models.onehead import OneHead
 from models.targets import Targets
 
@@ -128,11 +129,19 @@ class Run:
         inherited = listed(load(start)) if start else None
         return sorted({*(inherited or ()), *(digest for task in tasks for digest in self.digests[task])})
 
+    def ended(self, stage: str) -> OneHead:
+        """The network that a stage ended with, its weights as the next stage trains them."""
+        model = load_model(self.folder / f"{stage}.pt", self.device)
+        following = self.following(stage)
+        if following and self.freezes(following):
+            absorb_statistics(model)
+        return model
+
     def begin(self, stage: str, model: OneHead | None) -> Stage:
         """What remedies may know about a stage that `model` is trained in."""
         before = self.previous(stage)
         old = tuple(self.config.order[: list(self.config.order).index(before) + 1]) if before else ()  # type: ignore
-        start = load_model(self.folder / f"{before}.pt", self.device) if before else None
+        start = self.ended(before) if before else None
         if start is not None:
             start.requires_grad_(False)
         read = partial(ExampleImages, [self.train_sets[t] for t in self.tasks_of(stage)], self.config.data.size)
@@ -165,7 +174,7 @@ class Run:
         late = [remedy for name, remedy in self.remedies.items() if name not in state]
         order = list(self.config.order)
         for done in order[: order.index(stage)] if late and stage in order else ():  # type: ignore[arg-type]
-            ended = self.begin(done, load_model(self.folder / f"{done}.pt", self.device))
+            ended = self.begin(done, self.ended(done))
             for remedy in late:
                 remedy.after_stage(ended)
 

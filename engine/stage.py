@@ -66,8 +66,6 @@ class StageLoop:
         self.freeze = run.freezes(name)
         if self.freeze:
             absorb_statistics(model)
-            if self.stage.start is not None:  # what remedies compare weights with
-                absorb_statistics(self.stage.start)
         self.epochs = getattr(config.optim.epochs, name)
         self.criterion = Criterion(config.loss, run.mean_count)
         self.loaders = run.loaders(name)

@@ -12,7 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from models.boxes import pair_giou, pair_iou
-from models.head import CELLS_PER_REFERENCE, Outputs
+from models.head import Outputs
+from models.places import CELLS_PER_REFERENCE
 from models.targets import Targets
 
 COST_CLASS, COST_L1, COST_GIOU = 2.0, 5.0, 2.0

@@ -46,18 +46,22 @@ CHAINS = {
 
 ALONE = {
     "final/single-task": "Fast-SCNN from stage 0, `configs/default.yaml`",
-    "longer/longer": "the same, as many passes as all stages together",
     "conventional/conventional": "the same backbone and neck, a conventional head each",
-    "one-by-one/single-task": "Fast-SCNN, objects' classes judged one by one, commit f335fde",
+    "final-exclusive/single-task": "Fast-SCNN, objects' classes sharing out one confidence",
+    "longer/longer": "the same, as many passes as all stages together",
     "final-lite0/single-task": "EfficientNet-Lite0 from ImageNet, `configs/lite0.yaml`",
     "final-lite0-320/single-task": "the same, `configs/lite0_320.yaml`",
 }
 """Recipes by which each task was trained alone, by folder of results and variant."""
 
-HELD = ("drift", "agree", "seg_ce", "seg_dice", "det_class", "l1", "giou", "mIoU", "mAP", "AP50")
-"""Columns of held-back losses."""
+HELD = ("drift", "agree", "seg_ce", "seg_dice", "det_class", "conf", "l1", "giou", "mIoU", "mAP", "AP50")
+"""Columns of held-back losses, those that a record has."""
 
-FOLDS = {"exclusive": "share out one confidence, as they do", "each": "are judged one by one, commit f335fde"}
+FOLDS = {
+    "exclusive": "boxes alone, classes share out one confidence",
+    "each": "boxes alone, classes are judged one by one",
+    "chain": "the same after masks, which are kept",
+}
 FOLDED = {"AP50": "AP50", "mAP": "mAP", "over all classes at once": "pooled", "classes ignored": "nameless"}
 """Rows and columns of the table of folds."""
 
@@ -161,12 +165,14 @@ def comparison(folder: Path) -> str:
 
 def held(record: Path) -> str:
     """One row a checkpoint: what its stage did, drift of masks, losses and metrics on held-back images."""
-    rows = [["checkpoint", "teacher", "rate", "probe", "replayed", *(name.replace("_", " ") for name in HELD)]]
-    for row in json.loads(record.with_suffix(".json").read_text())["rows"]:
+    found = json.loads(record.with_suffix(".json").read_text())["rows"]
+    shown = [name for name in HELD if name in found[0]]
+    rows = [["checkpoint", "teacher", "rate", "probe", "replayed", *(name.replace("_", " ") for name in shown)]]
+    for row in found:
         s = row["settings"]
         replayed = f"{s['replay_step']}{' varied' if s.get('replay_vary') else ''}"
         rows.append([row["checkpoint"], *(f"{s[k]:g}" for k in ("distill", "shared_lr", "probe")), replayed])
-        rows[-1] += [f"{row[name]:.3f}" for name in HELD]
+        rows[-1] += [f"{row[name]:.3f}" for name in shown]
     return "\n".join(markdown(rows))
 
 
@@ -184,8 +190,8 @@ def classes(record: Path) -> str:
 
 
 def folds(folder: Path) -> str:
-    """One row a way to judge classes: boxes of three networks, each on what it held back, as one set of images."""
-    rows = [["an object's classes", *FOLDED]]
+    """One row a way to learn boxes: those of three networks, each on what it held back, as one set of images."""
+    rows = [["three networks", *FOLDED]]
     for name, title in FOLDS.items():
         readings = json.loads((folder / f"folds-{name}.json").read_text())["readings"]
         rows.append([title, *(f"{list(readings.values())[-1][score]:.3f}" for score in FOLDED.values())])
@@ -278,7 +284,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search-lite0": chains,
     "held-losses": held,
     "held-losses-lite0": held,
+    "held-losses-norms": held,
     "final": comparison,
+    "final-exclusive": comparison,
     "final-lite0": comparison,
     "final-lite0-320": comparison,
     "backbones": backbones,

@@ -31,3 +31,14 @@ def test_statistics_move_in_the_stages_that_may_move_them(
     assert absorbed == (kept in ("later", "always")), "filters take up what the next stage keeps, and nothing else"
     start = 0.0 if "mean" in names[0] else 1.0
     assert bool((ends[0][names[0]] == start).all()) == (kept == "always")
+
+
+@pytest.mark.parametrize("first", ["later", "never"])
+def test_remedies_compare_weights_that_have_absorbed_the_same(first: str, tiny: list[str], tmp_path: Path) -> None:
+    """Weights that hardly move are where they started, whatever the stage before was said to be followed by."""
+    still = ["--optim.lr", "1e-9", "--optim.epochs.det", "1", "--continual.ewc", "1", "--continual.l2sp", "1"]
+    main([*tiny, "--continual.freeze_statistics", first, "--stage", "seg"])
+    main([*tiny, *still, "--continual.freeze_statistics", "later", "--stage", "det"])
+    losses = load(tmp_path / "runs" / "tiny" / "det.pt")["rows"][-1]["losses"]
+    assert losses["ewc"] < 1e-4
+    assert losses["l2sp"] < 1e-4

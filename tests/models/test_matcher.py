@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from models.boxes import grid_references
-from models.head import CELLS_PER_REFERENCE
 from models.matcher import (
     COST_CLASS,
     COST_GIOU,
@@ -20,6 +19,7 @@ from models.matcher import (
     match_one_to_one,
     object_cost,
 )
+from models.places import CELLS_PER_REFERENCE
 from models.targets import Targets
 from tests.models.builders import boxes_in_view, object_targets, random_objects
 

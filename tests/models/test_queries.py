@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from models.boxes import grid_references
 from models.denoising import denoising_boxes
-from models.head import CELLS_PER_REFERENCE, Queries, nearest_places, peaks_first, pick
+from models.head import Queries, pick
 from models.onehead import OneHead
+from models.places import CELLS_PER_REFERENCE, nearest_places, peaks_first
 from tests.models.builders import boxes_in_view, images, random_targets, tensors, tiny
 
 

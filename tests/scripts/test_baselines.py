@@ -14,8 +14,8 @@ from engine.errors import UserError
 from engine.metrics import Detections, DetectionTally
 from engine.train import main as train
 from models.criterion import LossConfig
-from models.head import peaks_first
 from models.onehead import ModelConfig
+from models.places import peaks_first
 from models.postprocess import detections
 from scripts.baselines import HEADS, Conventional, main
 from scripts.diagnose_detection import main as diagnose_main

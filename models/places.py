@@ -1,0 +1,49 @@
+"""Places, the cells of all maps: which of them speak for an object, and which lies nearest to a box.
+
+Shape suffixes: B batch, P places, N boxes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NOT_A_PEAK = 100.0
+"""What a place with a surer neighbour loses in the ranking of logits."""
+CELLS_PER_REFERENCE = 2.0
+"""Side of a place's reference box, in cells of its level."""
+
+
+@torch.no_grad()
+def peaks_first(conf_BP: Tensor, maps: list[Tensor]) -> Tensor:
+    """Order of places (B, P): by confidence, but places with a surer neighbour on their level after all others.
+
+    Without it a few large objects, each with many sure places, take up all queries. Source: peaks of CenterNet's
+    heatmap, arXiv 1904.07850, section 3.
+    """
+    sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
+    levels = []
+    for conf, size in zip(conf_BP.float().split([h * w for h, w in sizes], dim=1), sizes):
+        level = conf.unflatten(1, (1, *size))
+        levels.append(level - NOT_A_PEAK * (level < F.max_pool2d(level, 3, stride=1, padding=1)))
+    return torch.cat([level.flatten(1) for level in levels], dim=1)
+
+
+def nearest_places(boxes_BN4: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """Place (B, N) whose reference box is nearest in position and size to each box.
+
+    On each level, of `sizes` (height, width), that is the cell that holds the box's centre; of the levels, the one
+    whose references have the most similar area.
+    """
+    found, distance, start = [], [], 0
+    for height, width in sizes:
+        grid = boxes_BN4.new_tensor([width, height])
+        cell = (boxes_BN4[..., :2] * grid).floor().clamp(min=0).minimum(grid - 1)
+        shift = (boxes_BN4[..., :2] * grid - cell - 0.5).abs().sum(-1) / CELLS_PER_REFERENCE
+        zoom = (boxes_BN4[..., 2:].clamp(min=1e-4) * grid / CELLS_PER_REFERENCE).log().sum(-1).abs()
+        distance.append(shift + zoom / 2)
+        found.append(start + (cell[..., 1] * width + cell[..., 0]).long())
+        start += height * width
+    nearest = torch.stack(distance).argmin(0, keepdim=True)
+    return torch.stack(found).gather(0, nearest)[0]
