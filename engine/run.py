@@ -105,11 +105,6 @@ class Run:
         place = order.index(stage) if stage in order else 0  # type: ignore[arg-type]
         return order[place - 1] if place else None
 
-    def following(self, stage: str) -> str | None:
-        """The stage after, in this run's order."""
-        order = list(self.config.order)
-        return next((b for a, b in pairwise(order) if a == stage), None)
-
     def freezes(self, stage: str) -> bool:
         """Whether batch-norm statistics stay as they are in a stage."""
         later = self.previous(stage) is not None
@@ -132,10 +127,15 @@ class Run:
     def ended(self, stage: str) -> OneHead:
         """The network that a stage ended with, its weights as the next stage trains them."""
         model = load_model(self.folder / f"{stage}.pt", self.device)
-        following = self.following(stage)
+        self.hand_over(stage, model)
+        return model
+
+    def hand_over(self, stage: str, model: OneHead) -> None:
+        """Let the filters of the network that a stage ends with take up the statistics that the next one freezes."""
+        order = list(self.config.order)
+        following = next((b for a, b in pairwise(order) if a == stage), None)
         if following and self.freezes(following):
             absorb_statistics(model)
-        return model
 
     def begin(self, stage: str, model: OneHead | None) -> Stage:
         """What remedies may know about a stage that `model` is trained in."""

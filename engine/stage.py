@@ -125,9 +125,7 @@ class StageLoop:
         ended = replace(self.stage, model=self.ema.module)
         for remedy in run.remedies.values():
             remedy.settle(ended)
-        following = run.following(self.name)
-        if following and run.freezes(following):  # before a remedy says how much each weight matters
-            absorb_statistics(self.ema.module)
+        run.hand_over(self.name, self.ema.module)  # before a remedy says how much each weight matters
         for remedy in run.remedies.values():
             remedy.after_stage(ended)
         if run.is_main:
