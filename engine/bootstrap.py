@@ -18,7 +18,7 @@ SAMPLES = 400
 
 
 class Drop(TypedDict):
-    """A metric of two models, and by how much the second is lower; intervals hold 95 %.
+    """A metric of two models, and by how much the second is lower; intervals hold 95 %, None: not known.
 
     points: 100 x the difference; relative: share of the first; a negative drop is a gain.
     """
@@ -26,9 +26,9 @@ class Drop(TypedDict):
     before: float
     after: float
     points: float
-    points_interval: tuple[float, float]
+    points_interval: tuple[float, float] | None
     relative: float
-    relative_interval: tuple[float, float]
+    relative_interval: tuple[float, float] | None
 
 
 def paired_drop(before: Tally, after: Tally, metric: str, samples: int = SAMPLES, seed: int = 0) -> Drop:
@@ -42,13 +42,19 @@ def paired_drop(before: Tally, after: Tally, metric: str, samples: int = SAMPLES
     points = 100 * (pairs[:, 0] - pairs[:, 1])
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = (pairs[:, 0] - pairs[:, 1]) / pairs[:, 0]
+    found = plain_drop(first, second)
+    return {**found, "points_interval": interval(points), "relative_interval": interval(relative)}
+
+
+def plain_drop(before: float, after: float) -> Drop:
+    """The drop from one value to another, how sure it is not known."""
     return {
-        "before": first,
-        "after": second,
-        "points": 100 * (first - second),
-        "points_interval": interval(points),
-        "relative": (first - second) / first if first else 0.0,
-        "relative_interval": interval(relative),
+        "before": before,
+        "after": after,
+        "points": 100 * (before - after),
+        "points_interval": None,
+        "relative": (before - after) / before if before else 0.0,
+        "relative_interval": None,
     }
 
 

@@ -4,7 +4,8 @@
 
 First each task is trained alone, without remedies, for every seed; a chain takes over its first stage from there if it
 would train it the same way. Then every variant. Results are small files in results/<grid's name>/; what is there
-already is not trained again. The table and the plot are made from these files alone.
+already is not trained again. The table and the plot are made from these files alone. On another machine, where only
+these files are, a chain trains its first stage itself, and drops against what was trained elsewhere have no interval.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data.types import TASKS, Task
-from engine.bootstrap import paired_drop
+from engine.bootstrap import Drop, paired_drop, plain_drop
 from engine.cells import Cell, Grid, given_settings, read_grid, run_cell, to_options
 from engine.checkpoint import load, load_model
 from engine.errors import UserError, run_cli
@@ -37,6 +38,8 @@ OFF = {
 }
 """What takes the remedies that are on by default, slow shared weights among them, out of a baseline."""
 BASE = "single-task"
+Row = dict[str, Any]
+"""An evaluation: metrics by name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,16 +92,19 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
     folder = runs / grid.run(cell)
     order: list[Task] = list(cell.settings.get("order", TASKS))
     bases = {task: runs / grid.run(Cell(BASE, task, cell.seed, {})) / f"{task}.pt" for task in TASKS}
-    fresh = not target.exists() and not (folder / f"{order[0]}.pt").exists()
+    fresh = not target.exists() and not (folder / f"{order[0]}.pt").exists() and bases[order[0]].exists()
     if fresh and cell.stage == "all" and starts_like_baseline(grid, cell, order[0]):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bases[order[0]], folder / f"{order[0]}.pt")
     result = run_cell(grid, cell, results, runs)
     if cell.variant != BASE and "drops" not in result:
         last = folder / f"{JOINT if cell.stage == JOINT else order[-1]}.pt"
-        result["drops"] = drops(bases, last, order)
+        singles = {t: json.loads((target.parent / f"{BASE}-{t}-s{cell.seed}.json").read_text()) for t in order}
+        ends = {task: single["rows"][-1] for task, single in singles.items()}
+        result["drops"] = drops(bases, last, ends, result["rows"][-1])
         if cell.stage != JOINT:
-            result["own_drops"] = drops({task: folder / f"{task}.pt" for task in order}, last, order)
+            ends = {row["stage"]: row for row in result["rows"]}
+            result["own_drops"] = drops({t: folder / f"{t}.pt" for t in order}, last, ends, result["rows"][-1])
         write_text(target, json.dumps(result, indent=1) + "\n")
 
 
@@ -124,14 +130,16 @@ def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:
     )
 
 
-def drops(bases: dict[Task, Path], last: Path, order: Sequence[Task]) -> dict[str, Any]:
-    """What the last checkpoint of a chain lost against another one for each task, with intervals."""
-    found: dict[str, Any] = {}
-    final = scored(last, order)
-    for task in order:
-        before = scored(bases[task], [task])
-        found[HEADLINE[task]] = paired_drop(before.per_image[task], final.per_image[task], HEADLINE[task])
-    return found
+def drops(bases: dict[Task, Path], last: Path, before: dict[Task, Row], after: Row) -> dict[str, Drop]:
+    """What the last checkpoint of a chain lost against another one for each task of `before`, with intervals.
+
+    If one of the checkpoints is on another machine: from the values that were recorded, without intervals.
+    """
+    metrics = {task: HEADLINE[task] for task in before}
+    if not all(path.exists() for path in (last, *(bases[task] for task in before))):
+        return {m: plain_drop(before[task][m], after[m]) for task, m in metrics.items()}
+    final = scored(last, list(before))
+    return {m: paired_drop(scored(bases[t], [t]).per_image[t], final.per_image[t], m) for t, m in metrics.items()}
 
 
 def scored(path: Path, tasks: Sequence[Task]) -> Evaluation:

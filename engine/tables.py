@@ -99,8 +99,12 @@ def transfer(cells: Sequence[Result]) -> str:
 def points(found: Iterable[dict[str, Any]]) -> str:
     """Mean drop in points with the mean of the intervals that are known."""
     drops = list(found)
-    low, high = (mean(d["points_interval"][i] for d in drops if d["points_interval"]) for i in (0, 1))
-    return f"{mean(d['points'] for d in drops):.1f} ({low:.1f} to {high:.1f})"
+    text = f"{mean(d['points'] for d in drops):.1f}"
+    intervals = [d["points_interval"] for d in drops if d["points_interval"]]
+    if not intervals:
+        return text
+    low, high = (mean(i[end] for i in intervals) for end in (0, 1))
+    return f"{text} ({low:.1f} to {high:.1f})"
 
 
 def number(values: Sequence[float | None]) -> str:

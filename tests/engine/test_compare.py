@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,28 @@ def test_table_and_plot_come_from_the_files_alone(compared: tuple[Path, Path], c
     assert table.read_text() == text
     for variant in ("single-task", "ewc", "backwards"):
         assert f"\n| {variant} |" in text
+
+
+def test_a_grid_goes_on_where_only_its_results_are(
+    compared: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(compared[1], tmp_path / "results")
+    folder = tmp_path / "results" / "tiny"
+    stopped = json.loads((folder / "ewc-all-s0.json").read_text())  # after training, before drops were scored
+    (folder / "ewc-all-s0.json").write_text(json.dumps({k: v for k, v in stopped.items() if "drops" not in k}))
+    (folder / "backwards-all-s0.json").unlink()
+    monkeypatch.setattr("engine.cells.train_apart", lambda _, words: train(words))
+    assert main([str(compared[0]), "--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]) == 0
+    read = {name: json.loads((folder / f"{name}-all-s0.json").read_text()) for name in ("ewc", "backwards")}
+    for key in ("drops", "own_drops"):
+        for metric, drop in read["ewc"][key].items():
+            assert drop["points_interval"] is None
+            assert drop["points"] == pytest.approx(stopped[key][metric]["points"], abs=0.02)
+    assert [row["stage"] for row in read["backwards"]["rows"]] == ["cls", "det", "seg"]  # its first stage, too
+    assert read["backwards"]["drops"]["Top-1"]["points_interval"] is None  # of weights that are elsewhere
+    assert read["backwards"]["own_drops"]["Top-1"]["points_interval"] is not None
+    row = next(line for line in (folder / "table.md").read_text().splitlines() if line.startswith("| ewc | 1 |"))
+    assert f"| {read['ewc']['drops']['mIoU']['points']:.1f} |" in row
 
 
 def test_table_by_hand() -> None:
