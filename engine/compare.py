@@ -14,14 +14,14 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data.types import TASKS, Task
 from engine.bootstrap import Drop, paired_drop, plain_drop
-from engine.cells import Cell, Grid, given_settings, read_grid, run_cell, to_options
+from engine.cells import KEPT, Cell, Grid, given_settings, read_grid, run_cell, to_options
 from engine.checkpoint import load, load_model
 from engine.errors import UserError, run_cli
 from engine.evaluate import Evaluation, Evaluator
@@ -38,8 +38,14 @@ OFF = {
 }
 """What takes the remedies that are on by default, slow shared weights among them, out of a baseline."""
 BASE = "single-task"
-Row = dict[str, Any]
-"""An evaluation: metrics by name."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a stage ended: its last evaluation, and its weights if they are on this machine."""
+
+    row: dict[str, Any]
+    weights: Path | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,24 +94,40 @@ def chosen(all_cells: list[Cell], only: str | None) -> list[Cell]:
 
 def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
     """Train one cell, a chain from the baseline of its first task on, and add its drops to its result."""
-    target = results / grid.name / f"{cell.name}.json"
     folder = runs / grid.run(cell)
     order: list[Task] = list(cell.settings.get("order", TASKS))
-    bases = {task: runs / grid.run(Cell(BASE, task, cell.seed, {})) / f"{task}.pt" for task in TASKS}
-    fresh = not target.exists() and not (folder / f"{order[0]}.pt").exists() and bases[order[0]].exists()
-    if fresh and cell.stage == "all" and starts_like_baseline(grid, cell, order[0]):
+    if cell.variant == BASE:
+        run_cell(grid, cell, results, runs)
+        return
+    target = results / grid.name / f"{cell.name}.json"
+    bases = {task: Cell(BASE, task, cell.seed, {}) for task in order}
+    singles = {
+        task: ends(results / grid.name / f"{b.name}.json", runs / grid.run(b))[task] for task, b in bases.items()
+    }
+    first = singles[order[0]].weights
+    fresh = not target.exists() and not (folder / f"{order[0]}.pt").exists()
+    if fresh and first and cell.stage == "all" and starts_like_baseline(grid, cell, order[0]):
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bases[order[0]], folder / f"{order[0]}.pt")
+        shutil.copyfile(first, folder / f"{order[0]}.pt")
     result = run_cell(grid, cell, results, runs)
-    if cell.variant != BASE and "drops" not in result:
-        last = folder / f"{JOINT if cell.stage == JOINT else order[-1]}.pt"
-        singles = {t: json.loads((target.parent / f"{BASE}-{t}-s{cell.seed}.json").read_text()) for t in order}
-        ends = {task: single["rows"][-1] for task, single in singles.items()}
-        result["drops"] = drops(bases, last, ends, result["rows"][-1])
-        if cell.stage != JOINT:
-            ends = {row["stage"]: row for row in result["rows"]}
-            result["own_drops"] = drops({t: folder / f"{t}.pt" for t in order}, last, ends, result["rows"][-1])
-        write_text(target, json.dumps(result, indent=1) + "\n")
+    own = ends(target, folder)
+    last = list(own.values())[-1]
+    result["drops"] = drops(result.get("drops", {}), singles, last)
+    if cell.stage != JOINT:
+        result["own_drops"] = drops(result.get("own_drops", {}), {task: own[task] for task in order}, last)
+    write_text(target, json.dumps(result, indent=1) + "\n")
+
+
+def ends(record: Path, folder: Path) -> dict[str, End]:
+    """How the stages of a result ended; `folder` has their weights if it is of the very same training."""
+    result, summary = json.loads(record.read_text()), folder / "summary.json"
+    kept = json.loads(summary.read_text()) if summary.exists() else {}
+    here = all(kept.get(key) == result[key] for key in KEPT)
+    found = {}
+    for row in result["rows"]:
+        weights = folder / f"{row['stage']}.pt"
+        found[row["stage"]] = End(row, weights if here and weights.exists() else None)
+    return found
 
 
 def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:
@@ -130,16 +152,24 @@ def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:
     )
 
 
-def drops(bases: dict[Task, Path], last: Path, before: dict[Task, Row], after: Row) -> dict[str, Drop]:
-    """What the last checkpoint of a chain lost against another one for each task of `before`, with intervals.
+def drops(known: Mapping[str, Drop], before: Mapping[Task, End], last: End) -> dict[str, Drop]:
+    """What the end of a chain lost against other ends, one for each task, with intervals; `known` ones stay.
 
-    If one of the checkpoints is on another machine: from the values that were recorded, without intervals.
+    Where weights are on another machine: from the values that were recorded, without an interval.
     """
-    metrics = {task: HEADLINE[task] for task in before}
-    if not all(path.exists() for path in (last, *(bases[task] for task in before))):
-        return {m: plain_drop(before[task][m], after[m]) for task, m in metrics.items()}
-    final = scored(last, list(before))
-    return {m: paired_drop(scored(bases[t], [t]).per_image[t], final.per_image[t], m) for t, m in metrics.items()}
+    found: dict[str, Drop] = {}
+    final: Evaluation | None = None
+    for task, end in before.items():
+        metric = HEADLINE[task]
+        if metric in known and known[metric]["points_interval"]:
+            found[metric] = known[metric]
+        elif end.weights and last.weights:
+            final = final or scored(last.weights, list(before))
+            first = scored(end.weights, [task])
+            found[metric] = paired_drop(first.per_image[task], final.per_image[task], metric)
+        else:
+            found[metric] = plain_drop(end.row[metric], last.row[metric])
+    return found
 
 
 def scored(path: Path, tasks: Sequence[Task]) -> Evaluation:

@@ -1,6 +1,6 @@
 """What one query head costs or gains: the same backbone and neck with a conventional head for one task alone.
 
-python -m scripts.baselines --stage det --config configs/fast.yaml --data.root data
+python -m scripts.baselines --stage det --config configs/single.yaml --data.root data
 
 Same images, start, budget, optimiser, augmentation, averaging and scores as `engine.train`; only head and loss differ.
 seg: Fast-SCNN's own classifier (arXiv 1902.04502, table 1) on the stride-8 map; det: FCOS (arXiv 1904.01355) of

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from engine.cells import read_grid
-from engine.compare import cells, chosen, main, starts_like_baseline
+from engine.compare import cells, chosen, ends, main, starts_like_baseline
 from engine.errors import UserError
 from engine.metrics import HEADLINE
 from engine.tables import comparison_table
@@ -141,6 +141,17 @@ def test_a_grid_goes_on_where_only_its_results_are(
     assert read["backwards"]["own_drops"]["Top-1"]["points_interval"] is not None
     row = next(line for line in (folder / "table.md").read_text().splitlines() if line.startswith("| ewc | 1 |"))
     assert f"| {read['ewc']['drops']['mIoU']['points']:.1f} |" in row
+    home = str(compared[0].parent / "runs")  # back where the weights are
+    assert main([str(compared[0]), "--results", str(tmp_path / "results"), "--runs", home]) == 0
+    assert json.loads((folder / "ewc-all-s0.json").read_text()) == stopped
+
+
+def test_weights_of_another_training_are_not_scored(compared: tuple[Path, Path], tmp_path: Path) -> None:
+    record, folder = compared[1] / "tiny" / "ewc-all-s0.json", compared[0].parent / "runs" / "tiny-ewc-all-s0"
+    assert [end.weights for end in ends(record, folder).values()] == [folder / f"{s}.pt" for s in ("seg", "det", "cls")]
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**json.loads(record.read_text()), "minutes": 1e6}))
+    assert [end.weights for end in ends(other, folder).values()] == [None] * 3
 
 
 def test_table_by_hand() -> None:
