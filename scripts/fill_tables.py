@@ -46,9 +46,10 @@ CHAINS = {
 
 ALONE = {
     "final/single-task": "Fast-SCNN from stage 0, `configs/default.yaml`",
+    "final-24/single-task": "the same, boxes in 24 passes instead of 48",
     "conventional/conventional": "the same backbone and neck, a conventional head each",
     "final-exclusive/single-task": "Fast-SCNN, objects' classes sharing out one confidence",
-    "longer/longer": "the same, as many passes as all stages together",
+    "longer-78/longer": "the same, 78 passes each, as many as all stages of the chain had then",
     "final-lite0/single-task": "EfficientNet-Lite0 from ImageNet, `configs/lite0.yaml`",
     "final-lite0-320/single-task": "the same, `configs/lite0_320.yaml`",
 }
@@ -61,6 +62,7 @@ FOLDS = {
     "exclusive": "boxes alone, classes share out one confidence",
     "each": "boxes alone, classes are judged one by one",
     "chain": "the same after masks, which are kept",
+    "chain-48": "the same in 48 passes instead of 24",
 }
 FOLDED = {"AP50": "AP50", "mAP": "mAP", "over all classes at once": "pooled", "classes ignored": "nameless"}
 """Rows and columns of the table of folds."""
@@ -285,7 +287,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "held-losses": held,
     "held-losses-lite0": held,
     "held-losses-norms": held,
+    "compare": comparison,
     "final": comparison,
+    "final-24": comparison,
     "final-exclusive": comparison,
     "final-lite0": comparison,
     "final-lite0-320": comparison,

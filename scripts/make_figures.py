@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from engine.errors import UserError, run_cli
-from engine.plots import plot_forgetting, plot_pretraining
+from engine.plots import plot_comparison, plot_forgetting, plot_pretraining
 from engine.predict import draw, load_model, predict
 from scripts.architecture import draw_architecture
 
@@ -35,6 +35,11 @@ def stage0(record: Path, path: Path) -> None:
 def forgetting(record: Path, path: Path) -> None:
     """Forgetting curves of one chain."""
     plot_forgetting(json.loads(record.read_text())["curve"], path)
+
+
+def comparison(folder: Path, path: Path) -> None:
+    """Where every variant of a grid ends, from the results of its cells."""
+    plot_comparison([json.loads(file.read_text()) for file in cells(folder)], path)
 
 
 def architecture(record: Path, path: Path) -> None:
@@ -53,15 +58,21 @@ def prediction(weights: Path, path: Path) -> None:
 FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "stage0": ("results/stage0.json", stage0),
     "forgetting": ("results/final/onehead-all-s0.json", forgetting),
+    "comparison": ("results/compare", comparison),
     "architecture": ("results/benchmark.json", architecture),
     "prediction": ("weights/onehead.pt", prediction),
 }
-"""Name, the record that it shows, and how it is drawn."""
+"""Name, the record or folder of records that it shows, and how it is drawn."""
+
+
+def cells(record: Path) -> list[Path]:
+    """The records of a folder, or the one that is named."""
+    return sorted(record.glob("*.json")) if record.is_dir() else [record]
 
 
 def digest(record: Path) -> str:
-    """Of a record's content."""
-    return hashlib.sha256(record.read_bytes()).hexdigest()
+    """Of a record's content, or of all that a folder holds."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in cells(record))).hexdigest()
 
 
 def drawn_from(picture: Path) -> str:
@@ -79,19 +90,21 @@ def make(name: str, root: Path, path: Path) -> None:
         image.load()
     info = PngInfo()
     info.add_text("record", digest(record))
-    image.convert("RGB").quantize(256).save(path, pnginfo=info, optimize=True)
+    image.convert("RGB").quantize(64).save(path, pnginfo=info, optimize=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw all figures, or check them."""
+    """Draw the figures that are of other records than there are now, or say that there is one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only say whether a figure is out of date")
     args = parser.parse_args(argv)
     for name, (record, _) in FIGURES.items():
-        if not args.check:
-            make(name, ROOT, FOLDER / f"{name}.png")
-        elif drawn_from(FOLDER / f"{name}.png") != digest(ROOT / record):
+        path = FOLDER / f"{name}.png"
+        if path.exists() and drawn_from(path) == digest(ROOT / record):
+            continue
+        if args.check:
             raise UserError(f"docs/figures/{name}.png is of other records: run python -m scripts.make_figures")
+        make(name, ROOT, path)
     return 0
 
 

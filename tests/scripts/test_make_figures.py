@@ -24,6 +24,17 @@ def test_a_figure_knows_the_record_it_was_drawn_from(tmp_path: Path) -> None:
     assert picture.stat().st_size < 100_000
 
 
+def test_a_figure_of_a_grid_is_of_all_its_cells(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("1")
+    one = digest(tmp_path)
+    (tmp_path / "table.md").write_text("not a cell")
+    assert digest(tmp_path) == one
+    (tmp_path / "b.json").write_text("2")
+    both = digest(tmp_path)
+    (tmp_path / "a.json").write_text("3")
+    assert len({one, both, digest(tmp_path)}) == 3
+
+
 def test_a_picture_that_says_nothing_is_of_no_record(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     assert drawn_from(tmp_path / "a.png") == ""
