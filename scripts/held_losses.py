@@ -1,11 +1,11 @@
-"""What checkpoints cost on held-back images, and how far their masks are from those of the first one.
+"""What checkpoints cost on unseen images, and how far their masks are from those of the first one.
 
 python -m scripts.held_losses runs/mine/seg.pt runs/mine/det.pt --data.root data --json results/held-losses/mine.json
 
-On 40 images mAP hangs on single boxes; the loss of every box does not. The checkpoints must be of runs with
-`--data.holdout true`: images that a network has learnt from say nothing. `drift` is the mean divergence per pixel, in
-nats, of masks from those of the first checkpoint on images that neither has learnt from; `agree` the share of pixels,
-of those the first calls an object, that are called the same.
+On 40 images mAP hangs on single boxes; the loss of every box does not. The images are those that the runs evaluated:
+held back with `--data.holdout true`, else the validation sets. `drift` is the mean divergence per pixel, in nats, of
+masks from those of the first checkpoint; `agree` the share of pixels, of those the first calls an object, that are
+called the same.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data.root", dest="root", default="data", help="folder that holds the three sets")
     parser.add_argument("--json", type=Path, help="where the record goes")
     args = parser.parse_args(argv)
-    for path in args.checkpoints:
-        check_held(path)
+    for path in args.checkpoints[1:]:
+        check_same(path, args.checkpoints[0])
     config = trained_with(args.checkpoints[0], args.root)
     sets = read_sets(config)[1]
     evaluator = Evaluator(sets, config.data.size)
@@ -73,10 +73,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def check_held(path: Path) -> None:
-    """Raise UserError for a checkpoint that has learnt from what is held back."""
-    if not load(path)["config"]["data"]["holdout"]:
-        raise UserError(f"{path} has learnt from all training images: give one of a run with --data.holdout true")
+def check_same(path: Path, first: Path) -> None:
+    """Raise UserError for a checkpoint that may have learnt from what the first one held back."""
+    if held_back(path) != held_back(first):
+        raise UserError(
+            f"{path} holds back other images than {first} (data.holdout, data.fold): it may have learnt from those "
+            "that both would be scored on; give checkpoints that hold back the same"
+        )
+
+
+def held_back(path: Path) -> tuple[bool, int]:
+    """Whether a checkpoint's run held training images back, and which part of them."""
+    data = load(path)["config"]["data"]
+    return data["holdout"], data.get("fold", 0)
 
 
 def trained_with(path: Path, root: str) -> Config:

@@ -1,4 +1,4 @@
-"""Held-back losses tell checkpoints apart, and refuse those that have learnt from what is held back."""
+"""Held-back losses tell checkpoints apart, and refuse those that have learnt from what another held back."""
 
 from __future__ import annotations
 
@@ -41,8 +41,15 @@ def test_the_record_has_every_term_of_every_checkpoint(drawn: Path, tmp_path: Pa
     assert rows[1]["l1"] < rows[0]["l1"]  # which stage 2 taught
 
 
-def test_a_network_that_learnt_from_every_image_is_refused(drawn: Path, tmp_path: Path) -> None:  # noqa: F811
-    run = [*TINY, "--data.root", str(drawn), "--runs", str(tmp_path), "--name", "whole", "--stage", TASKS[0]]
-    assert train(run) == 0
-    with pytest.raises(UserError, match=r"seg\.pt has learnt from all training images: give one of a run with"):
-        main([str(tmp_path / "whole" / "seg.pt"), "--data.root", str(drawn)])
+@pytest.mark.parametrize("other", [["--data.holdout", "false"], ["--data.holdout", "true", "--data.fold", "1"]])
+def test_a_network_that_may_have_learnt_from_the_images_is_refused(
+    drawn: Path,  # noqa: F811
+    tmp_path: Path,
+    other: list[str],
+) -> None:
+    run = [*TINY, "--data.root", str(drawn), "--runs", str(tmp_path), "--stage", TASKS[0]]
+    assert train([*run, "--name", "held", "--data.holdout", "true"]) == 0
+    assert train([*run, "--name", "other", *other]) == 0
+    paths = [str(tmp_path / name / "seg.pt") for name in ("held", "other")]
+    with pytest.raises(UserError, match=r"other/seg\.pt holds back other images than .*held/seg\.pt"):
+        main([*paths, "--data.root", str(drawn)])
