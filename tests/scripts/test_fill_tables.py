@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from scripts import fill_tables
+from scripts import tables
 from scripts.fill_tables import fill, main
 
 
@@ -78,6 +78,22 @@ def test_starts_are_compared_on_all_tasks(tmp_path: Path) -> None:
     assert "| random | 1 | 0.050 | - | - | - | 2.0, -, - |" in filled
 
 
+def test_tasks_alone_show_their_numbers_of_seeds_where_they_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "ALONE", {"long/alone": "long"})
+    cells = [result("det", "alone", seed, AP50=0.1 + seed / 10, mAP=0.05) for seed in (0, 1)]
+    cells += [result("seg", "alone", 0, mIoU=0.2), result("cls", "alone", 0, Top_1=0.8)]
+    write(tmp_path / "long", *({**cell, "machine": "a laptop"} for cell in cells))
+    shown = tables.alone(tmp_path)
+    assert (
+        "| long | 1, 2, 1 | 0.200 | 0.150 (0.100-0.200) | 0.050 (0.050-0.050) | 0.800 | 2.0, 2.5, 2.0 | 101 |" in shown
+    )
+    cells = [cell for cell in cells if cell["seed"] == 0]
+    write(tmp_path / "even" / "long", *({**cell, "machine": "a laptop"} for cell in cells))
+    assert "| long | 1 | 0.200 | 0.100 |" in tables.alone(tmp_path / "even")
+
+
 def test_chains_show_what_each_task_had_and_has(tmp_path: Path) -> None:
     rows = [
         {"stage": "seg", "mIoU": 0.2, "AP50": 0.0, "mAP": 0.0, "Top-1": 0.1},
@@ -97,7 +113,7 @@ def test_the_headline_compares_the_end_with_each_task_alone_and_after_its_own_st
     zero = {"mIoU": 0.0, "AP50": 0.0, "mAP": 0.0, "Top-1": 0.0}
     rows = [{**zero, **values, "stage": stage} for stage, values in own.items()]
     rows[-1] |= {"mIoU": 0.15, "AP50": 0.12, "mAP": 0.05}
-    chain = {**result("all", fill_tables.RECIPE, 3), "rows": rows}
+    chain = {**result("all", tables.RECIPE, 3), "rows": rows}
     singles = [{**result(stage, "single-task", 3), "rows": [values]} for stage, values in own.items()]
     write(tmp_path / "final", chain, {**chain, "variant": "another", "rows": []}, *singles)
     filled = fill("<!-- table headline -->\n<!-- end -->\n", tmp_path)
@@ -138,7 +154,7 @@ def test_speed_is_shown_beside_the_rivals(tmp_path: Path) -> None:
 def test_single_runs_show_the_end_and_each_task_after_its_own_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fill_tables, "RUNS", {"a.json": "the chain", "b.json": "the test"})
+    monkeypatch.setattr(tables, "RUNS", {"a.json": "the chain", "b.json": "the test"})
     first = {"stage": "seg", "mIoU": 0.2, "mAP": 0.0, "AP50": 0.0, "Top-1": 0.1}
     rows = [
         first,
