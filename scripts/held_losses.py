@@ -51,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data.root", dest="root", default="data", help="folder that holds the three sets")
     parser.add_argument("--json", type=Path, help="where the record goes")
     args = parser.parse_args(argv)
-    for path in args.checkpoints[1:]:
-        check_same(path, args.checkpoints[0])
+    check_same(args.checkpoints)
     config = trained_with(args.checkpoints[0], args.root)
     sets = read_sets(config)[1]
     evaluator = Evaluator(sets, config.data.size)
@@ -73,13 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def check_same(path: Path, first: Path) -> None:
-    """Raise UserError for a checkpoint that may have learnt from what the first one held back."""
-    if held_back(path) != held_back(first):
-        raise UserError(
-            f"{path} holds back other images than {first} (data.holdout, data.fold): it may have learnt from those "
-            "that both would be scored on; give checkpoints that hold back the same"
-        )
+def check_same(checkpoints: Sequence[Path]) -> None:
+    """Raise UserError where one may have learnt from what the first one held back."""
+    first, *others = checkpoints
+    unseen = held_back(first)
+    for path in others:
+        if held_back(path) != unseen:
+            raise UserError(
+                f"{path} holds back other images than {first} (data.holdout, data.fold): it may have learnt from those "
+                "that both would be scored on; give checkpoints that hold back the same"
+            )
 
 
 def held_back(path: Path) -> tuple[bool, int]:

@@ -1,4 +1,7 @@
-"""One function a kind of table: records in results/ -> Markdown. Which page shows which is said in fill_tables.py."""
+"""One function a kind of table: records in results/ -> Markdown.
+
+fill_tables.py says which table a page shows and calls these; engine/tables.py has the lines that comparisons print too.
+"""
 
 from __future__ import annotations
 
