@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from models import backbones
 from models.backbones import BACKBONES
 from models.backbones.fast_scnn import Bottleneck, DepthwiseConv2d, FastSCNN
-from models.backbones.timm_features import TimmFeatures, timm_names
+from models.backbones.imagenet import timm_names
+from models.backbones.timm_features import TimmFeatures
 from models.backbones.yolov8 import YOLOv8n
 from models.criterion import Criterion, LossConfig
 from models.neck import FPN
