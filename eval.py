@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from data.catalog import load_set, summary
 from data.errors import DataError, SetNotFound
 from data.types import Task, TaskSet
-from engine.checkpoint import load, load_model, provenance
-from engine.device import cpu_name, pick_device
-from engine.errors import UserError, run_cli
-from engine.evaluate import Evaluator, Model
+from engine.evaluation.evaluate import Evaluator, Model
+from engine.evaluation.leakage import learnt_from
+from engine.evaluation.metrics import SCORE_NAMES, ClassificationTally, SegmentationTally, Tally
 from engine.export import OnnxModel
-from engine.metrics import SCORE_NAMES, ClassificationTally, SegmentationTally, Tally
-from engine.seen import learnt_from
+from engine.storage.checkpoint import load, load_model, provenance
+from engine.storage.device import cpu_name, pick_device
+from engine.storage.errors import UserError, run_cli
 
 NAMES: dict[Task, str] = {"det": "detection", "seg": "segmentation", "cls": "classification"}
 COUNTS = ("boxes", "images")

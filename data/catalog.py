@@ -11,12 +11,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from data.coco import read_boxes
-from data.folders import read_folders
 from data.images import read_mask
-from data.layouts import find_set
+from data.layouts.coco import read_boxes
+from data.layouts.folders import read_folders
+from data.layouts.search import find_set
+from data.layouts.voc import read_masks
 from data.types import VOID, Fold, Record, Task, TaskSet
-from data.voc import read_masks
 
 Part = Literal["all", "fit", "choose"]
 FOLDS = len(get_args(Fold))

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import DataError
-from data.fetch import Web, sha256, write_atomic
-from data.official import (
+from data.downloading.fetch import Web, sha256, write_atomic
+from data.downloading.official import (
     COCO_URL,
     IMAGENETTE_MD5,
     IMAGENETTE_URL,
@@ -36,7 +35,8 @@ from data.official import (
     fetch_imagenette,
     fetch_voc,
 )
-from data.sampling import Request, check_classes, draw
+from data.downloading.sampling import Request, check_classes, draw
+from data.errors import DataError
 
 if TYPE_CHECKING:  # so that the command starts without loading torch
     from data.types import Task

@@ -15,13 +15,21 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.types import TASKS
-from engine import rivals
-from engine.apart import Apart
-from engine.checkpoint import load_model, model_content, save
-from engine.device import DTYPES, Precision, cpu_name, keep_freed_memory, peak_memory, pick_device, pick_precision
-from engine.errors import UserError, run_cli
 from engine.export import FINAL, OnnxModel, check_packages
-from engine.timing import Figures, Run, drawn_image, inference, summary, take_turns, time_training
+from engine.speed import reference_models as rivals
+from engine.speed.subprocess_function import Apart
+from engine.speed.timing import Figures, Run, drawn_image, inference, summary, take_turns, time_training
+from engine.storage.checkpoint import load_model, model_content, save
+from engine.storage.device import (
+    DTYPES,
+    Precision,
+    cpu_name,
+    keep_freed_memory,
+    peak_memory,
+    pick_device,
+    pick_precision,
+)
+from engine.storage.errors import UserError, run_cli
 from models.backbones import BACKBONES
 from models.onehead import ModelConfig, OneHead, count_parameters
 

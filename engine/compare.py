@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from data.types import TASKS, Task
-from engine.bootstrap import Drop, paired_drop, plain_drop
-from engine.cells import KEPT, Cell, Grid, given_settings, read_grid, run_cell, to_options
-from engine.checkpoint import load, load_model
-from engine.errors import UserError, run_cli
-from engine.evaluate import Evaluation, Evaluator
-from engine.files import write_text
-from engine.metrics import HEADLINE
-from engine.options import build_parser, to_config
-from engine.plots import plot_comparison
-from engine.run import JOINT, read_sets
-from engine.tables import comparison_table
+from engine.evaluation.bootstrap import Drop, paired_drop, plain_drop
+from engine.evaluation.evaluate import Evaluation, Evaluator
+from engine.evaluation.metrics import HEADLINE
+from engine.experiments.cells import KEPT, Cell, Grid, given_settings, read_grid, run_cell, to_options
+from engine.experiments.tables import comparison_table
+from engine.settings.options import build_parser, to_config
+from engine.storage.checkpoint import load, load_model
+from engine.storage.errors import UserError, run_cli
+from engine.storage.files import write_text
+from engine.tracking.plots import plot_comparison
+from engine.training.run import JOINT, read_sets
 
 OFF = {
     **{f"continual.{name}": 0 for name in ("distill", "replay", "hold", "recall")},

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoint import load_model
-from engine.errors import UserError, run_cli
+from engine.storage.checkpoint import load_model
+from engine.storage.errors import UserError, run_cli
 from models.deploy import Deployed, Final
 from models.onehead import OneHead
 

@@ -27,14 +27,14 @@ from urllib.parse import urlsplit
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from data.fetch import Web, fetch_bytes
+from data.downloading.fetch import Web, fetch_bytes
 from data.images import IMAGE_SUFFIXES, read_image
-from engine.checkpoint import load_model
-from engine.device import pick_device
-from engine.draw import draw
-from engine.errors import UserError, run_cli
-from engine.files import write_text
-from engine.prediction import Prediction, predict
+from engine.evaluation.draw import draw
+from engine.evaluation.prediction import Prediction, predict
+from engine.storage.checkpoint import load_model
+from engine.storage.device import pick_device
+from engine.storage.errors import UserError, run_cli
+from engine.storage.files import write_text
 
 __all__ = ["Prediction", "draw", "load_model", "predict"]
 LARGEST_DOWNLOAD = 50 << 20

@@ -24,17 +24,17 @@ from tqdm import tqdm
 
 from data.class_images import mini_names, read_class_images
 from data.mosaics import MEAN_TILES, Mosaic, MosaicDataset
-from engine.batches import Batch, EpochBatches, collate, stable_seed
-from engine.checkpoint import load, load_optimizer, load_weights, model_content, provenance, save
-from engine.config import Config, OptimConfig, to_dict
-from engine.device import pick_device, pick_precision
-from engine.errors import UserError
-from engine.files import alone, write_text
-from engine.heldout import heldout_accuracy
-from engine.plots import plot_pretraining
-from engine.rates import parameter_groups, rate
-from engine.stage import check_losses, check_norm
-from engine.tracking import Row, Tracker
+from engine.evaluation.heldout import heldout_accuracy
+from engine.settings.config import Config, OptimConfig, to_dict
+from engine.storage.checkpoint import load, load_optimizer, load_weights, model_content, provenance, save
+from engine.storage.device import pick_device, pick_precision
+from engine.storage.errors import UserError
+from engine.storage.files import alone, write_text
+from engine.tracking.plots import plot_pretraining
+from engine.tracking.tracker import Row, Tracker
+from engine.training.batches import Batch, EpochBatches, collate, stable_seed
+from engine.training.rates import parameter_groups, rate
+from engine.training.stage import check_losses, check_norm
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
 from models.onehead import OneHead, count_parameters

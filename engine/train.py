@@ -4,7 +4,13 @@
     python -m engine.train --stage det --config configs/default.yaml --optim.lr 5e-4
     python -m engine.train --stage all --name mine --resume      # go on where a killed run stopped
 
-Where a stage's weights come from is told in engine/start.py.
+A stage starts from the first of these that exists:
+
+1. last.pt of this run, if it was interrupted (with --resume)
+2. --init, for the first stage of the run
+3. the previous stage's checkpoint of this run
+4. the weights of stage 0, weights/<backbone>_stage0.pt
+5. nothing: random weights, and it says so
 """
 
 from __future__ import annotations
@@ -16,19 +22,20 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate.utils import set_seed
 
-from engine.checkpoint import load
-from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config, to_dict
-from engine.device import keep_freed_memory
-from engine.errors import UserError, run_cli
-from engine.files import alone, write_text
-from engine.metrics import HEADLINE
-from engine.options import build_parser, to_config
-from engine.plots import plot_forgetting
+from engine.evaluation.metrics import HEADLINE
 from engine.pretrain import pretrain
-from engine.run import JOINT, Run
-from engine.stage import StageLoop
-from engine.start import start_model
+from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config, to_dict
+from engine.settings.options import build_parser, to_config
+from engine.storage.checkpoint import build_model, load, load_model
+from engine.storage.device import keep_freed_memory
+from engine.storage.errors import UserError, run_cli
+from engine.storage.files import alone, write_text
+from engine.tracking.plots import plot_forgetting
+from engine.training.run import JOINT, Run
+from engine.training.stage import StageLoop
+from engine.training.start import first_weights
 from models.onehead import OneHead, count_parameters
 
 
@@ -153,6 +160,22 @@ def latest_rows(config: Config, folder: Path, unfinished: dict[str, Any] | None)
         if (folder / f"{stage}.pt").is_file():
             return list(load(folder / f"{stage}.pt")["rows"])
     return []
+
+
+def start_model(run: Run, name: str, unfinished: dict[str, Any] | None) -> tuple[OneHead, dict[str, Any]]:
+    """The model that a stage starts from and the remedies' state, by the order at the top of this file."""
+    config, before = run.config, run.previous(name)
+    if unfinished:
+        run.say(f"stage {name}: resumed after epoch {unfinished['epoch']}")
+        return build_model(unfinished, str(run.folder / "last.pt")), unfinished["remedies"]
+    if before:
+        path = run.folder / f"{before}.pt"
+        run.say(f"stage {name}: starts from {path}")
+        return load_model(path), load(path)["remedies"]
+    set_seed(config.seed)
+    model = OneHead(config.model, run.classes, config.data.size)
+    run.say(f"stage {name}: starts from {first_weights(model, config)}")
+    return model, {}
 
 
 def train_stage(run: Run, name: str, unfinished: dict[str, Any] | None) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.errors import UserError, run_cli
+from engine.storage.errors import UserError, run_cli
 
 ROOT = Path(__file__).parents[1]
 TOOL = [str(Path(sys.executable).parent / "uv"), "tool", "run", "pip-audit==2.10.1"]

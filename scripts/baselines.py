@@ -26,16 +26,16 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_convert
 
 from continual import ContinualConfig, Losses, Step
-from engine.config import Config, to_dict
-from engine.device import keep_freed_memory
-from engine.errors import run_cli
-from engine.evaluate import Evaluator
-from engine.files import alone, write_text
-from engine.options import build_parser, to_config
-from engine.run import Run
-from engine.stage import StageLoop
-from engine.start import first_weights
+from engine.evaluation.evaluate import Evaluator
+from engine.settings.config import Config, to_dict
+from engine.settings.options import build_parser, to_config
+from engine.storage.device import keep_freed_memory
+from engine.storage.errors import run_cli
+from engine.storage.files import alone, write_text
 from engine.train import check_start
+from engine.training.run import Run
+from engine.training.stage import StageLoop
+from engine.training.start import first_weights
 from models.backbones.fast_scnn import depthwise_separable
 from models.boxes import to_xyxy
 from models.criterion import Criterion, LossConfig

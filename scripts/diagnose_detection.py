@@ -30,10 +30,10 @@ from data.catalog import load_set
 from data.dataset import TaskDataset
 from data.images import image_size
 from data.types import Record, TaskSet
-from engine.checkpoint import load, load_model, provenance
-from engine.errors import UserError, run_cli
-from engine.files import write_text
-from engine.metrics import MAX_DETECTIONS, Detections, DetectionTally
+from engine.evaluation.metrics import MAX_DETECTIONS, Detections, DetectionTally
+from engine.storage.checkpoint import load, load_model, provenance
+from engine.storage.errors import UserError, run_cli
+from engine.storage.files import write_text
 from models.boxes import to_xyxy
 from models.head import pick
 from models.onehead import OneHead

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engine.errors import UserError, run_cli
-from scripts.tables import (
+from engine.storage.errors import UserError, run_cli
+from scripts.report.tables import (
     alone,
     backbones,
     chains,

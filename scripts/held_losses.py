@@ -25,14 +25,14 @@ from torch.utils.data import DataLoader
 from continual.teaching import divergence
 from data.dataset import TaskDataset
 from data.types import TASKS, Task, TaskSet
-from engine.batches import Batch, collate
-from engine.checkpoint import load, load_model, provenance
-from engine.config import Config
-from engine.errors import UserError, run_cli
-from engine.evaluate import Evaluator
-from engine.files import write_text
-from engine.options import build_parser, to_config
-from engine.run import read_sets
+from engine.evaluation.evaluate import Evaluator
+from engine.settings.config import Config
+from engine.settings.options import build_parser, to_config
+from engine.storage.checkpoint import load, load_model, provenance
+from engine.storage.errors import UserError, run_cli
+from engine.storage.files import write_text
+from engine.training.batches import Batch, collate
+from engine.training.run import read_sets
 from models.criterion import Criterion
 from models.onehead import OneHead
 

@@ -18,10 +18,10 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from engine.errors import UserError, run_cli
-from engine.plots import plot_comparison, plot_forgetting, plot_pretraining
 from engine.predict import draw, load_model, predict
-from scripts.architecture import draw_architecture
+from engine.storage.errors import UserError, run_cli
+from engine.tracking.plots import plot_comparison, plot_forgetting, plot_pretraining
+from scripts.report.architecture import draw_architecture
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "figures"

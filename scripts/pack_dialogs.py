@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.errors import UserError, run_cli
+from engine.storage.errors import UserError, run_cli
 
 ROOT = Path(__file__).parents[1]
 KEYS = ("issue", "title", "prompt", "response")

@@ -26,13 +26,13 @@ from tqdm import tqdm
 from data.catalog import load_set
 from data.dataset import TaskDataset
 from data.types import TASKS, TaskSet
-from engine.checkpoint import provenance
-from engine.config import STAGE0, Config
-from engine.device import cpu_name
-from engine.errors import run_cli
-from engine.files import write_text
-from engine.metrics import SegmentationTally, confusion_matrix, predicted_mask
-from engine.start import first_weights
+from engine.evaluation.metrics import SegmentationTally, confusion_matrix, predicted_mask
+from engine.settings.config import STAGE0, Config
+from engine.storage.checkpoint import provenance
+from engine.storage.device import cpu_name
+from engine.storage.errors import run_cli
+from engine.storage.files import write_text
+from engine.training.start import first_weights
 from models.onehead import OneHead
 from models.targets import VOID
 

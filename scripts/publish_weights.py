@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from engine.checkpoint import build_model, load, model_content, save
-from engine.errors import run_cli
+from engine.storage.checkpoint import build_model, load, model_content, save
+from engine.storage.errors import run_cli
 
 KEPT = ("stage", "config", "seconds", "seen", "provenance")
 

@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.cells import given_settings, read_grid, run_cell
-from engine.errors import run_cli
+from engine.experiments.cells import given_settings, read_grid, run_cell
+from engine.storage.errors import run_cli
 
 METRICS = {"seg": ("mIoU",), "det": ("AP50", "mAP"), "cls": ("Top-1",), "all": ("mIoU", "AP50", "mAP", "Top-1")}
 """What is shown of a stage."""

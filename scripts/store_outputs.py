@@ -20,7 +20,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from engine.errors import UserError, run_cli
+from engine.storage.errors import UserError, run_cli
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "colab.ipynb"

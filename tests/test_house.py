@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Collection
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,61 @@ def rooms_imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.split(".")[0])
     return found & ROOMS
+
+
+ORDER = (
+    ("models", "data.classes", "data.errors", "data.types"),
+    ("continual", "data.images"),
+    ("data.downloading", "data.layouts"),
+    ("data",),
+    ("engine.storage",),
+    ("engine.evaluation", "engine.settings"),
+    ("engine.experiments", "engine.tracking"),
+    ("engine.training",),
+    ("engine.speed",),
+    ("engine",),
+    ("eval", "scripts.report"),
+    ("scripts",),
+)
+"""Each room imports only from itself and from rooms of earlier lines. A module belongs to the longest name it fits."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the program by its dotted name."""
+    files = [ROOT / "eval.py", *(p for top in (*ROOMS, "scripts") for p in (ROOT / top).rglob("*.py"))]
+    return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in files}
+
+
+def modules_imported(path: Path, known: Collection[str]) -> set[str]:
+    """Modules of the program that a file imports, anywhere in it and for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (whole & set(known)) or {node.module}
+    return found & set(known)
+
+
+def level(module: str) -> tuple[int, str]:
+    """Line in ORDER and room of a module."""
+    fits = [(i, room) for i, rooms in enumerate(ORDER) for room in rooms if f"{module}.".startswith(f"{room}.")]
+    return max(fits, key=lambda fit: len(fit[1]))
+
+
+def test_no_module_imports_upwards() -> None:
+    known = modules()
+    for module, path in known.items():
+        line, room = level(module)
+        for other in modules_imported(path, known):
+            other_line, other_room = level(other)
+            assert other_room == room or other_line < line, f"{module} imports {other}"
+
+
+def test_no_modules_import_in_a_circle() -> None:
+    known = modules()
+    TopologicalSorter({m: modules_imported(p, known) for m, p in known.items()}).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))

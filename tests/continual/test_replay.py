@@ -10,7 +10,7 @@ from torch import Tensor
 from continual.base import Stage, Step
 from continual.replay import MOST, Kept, Replay, annotated, classes_of, cover, mirrored
 from data.transforms import Augment
-from engine.batches import varied
+from engine.training.batches import varied
 from models.criterion import Criterion, LossConfig
 from models.targets import NO_CLASS, VOID, Targets
 from tests.models.builders import images, object_targets, random_targets, tiny

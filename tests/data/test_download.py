@@ -7,8 +7,9 @@ import tarfile
 
 import pytest
 
-from data import download, fetch, official
+from data import download
 from data.download import MINI, coco_json, load_manifest, main
+from data.downloading import fetch, official
 from tests.data.server import (
     NETTE,
     VOC,

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from data.coco import read_boxes
 from data.dataset import TaskDataset
 from data.errors import DataError
 from data.images import image_orientation, read_image, read_mask
+from data.layouts.coco import read_boxes
+from data.layouts.tree import Found
 from data.transforms import Augment
-from data.tree import Found
 from data.types import MAX_BOXES
 from tests.data.builders import annotation, coco, draw_image
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from multiprocessing.process import BaseProcess
 
-from engine.errors import run_cli
+from engine.storage.errors import run_cli
 from engine.train import main
 
 SERVER = multiprocessing.get_context("forkserver")

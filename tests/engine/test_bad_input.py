@@ -15,7 +15,7 @@ from PIL import Image
 
 import eval as evaluation
 from engine import train as training
-from engine.errors import run_cli
+from engine.storage.errors import run_cli
 from models.criterion import Criterion
 
 TINY = [

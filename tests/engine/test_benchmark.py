@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from engine import benchmark, timing
+from engine import benchmark
 from engine.benchmark import flops, limit, main, make_model, parameters, ratios, report
-from engine.checkpoint import model_content, save
-from engine.errors import run_cli
-from engine.rivals import build
-from engine.timing import draw_targets, measure, summary, take_turns, training_step
+from engine.speed import timing
+from engine.speed.reference_models import build
+from engine.speed.timing import draw_targets, measure, summary, take_turns, training_step
+from engine.storage.checkpoint import model_content, save
+from engine.storage.errors import run_cli
 from models.onehead import ModelConfig, OneHead
 from models.targets import NO_CLASS, VOID
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.cells import read_grid
 from engine.compare import cells, chosen, ends, main, starts_like_baseline
-from engine.errors import UserError
-from engine.metrics import HEADLINE
-from engine.tables import comparison_table
+from engine.evaluation.metrics import HEADLINE
+from engine.experiments.cells import read_grid
+from engine.experiments.tables import comparison_table
+from engine.storage.errors import UserError
 from engine.train import main as train
 from tests.engine.conftest import TINY, nested
 
@@ -38,7 +38,8 @@ def compared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     }
     (root / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.cells.train_apart", lambda _, words: train(words))  # in this process: imports take longer
+        # in this process: imports take longer
+        patch.setattr("engine.experiments.cells.train_apart", lambda _, words: train(words))
         assert main([str(root / "grid.yaml"), "--results", str(root / "results"), "--runs", str(root / "runs")]) == 0
     return root / "grid.yaml", root / "results"
 
@@ -129,7 +130,7 @@ def test_a_grid_goes_on_where_only_its_results_are(
     stopped = json.loads((folder / "ewc-all-s0.json").read_text())  # after training, before drops were scored
     (folder / "ewc-all-s0.json").write_text(json.dumps({k: v for k, v in stopped.items() if "drops" not in k}))
     (folder / "backwards-all-s0.json").unlink()
-    monkeypatch.setattr("engine.cells.train_apart", lambda _, words: train(words))
+    monkeypatch.setattr("engine.experiments.cells.train_apart", lambda _, words: train(words))
     assert main([str(compared[0]), "--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]) == 0
     read = {name: json.loads((folder / f"{name}-all-s0.json").read_text()) for name in ("ewc", "backwards")}
     for key in ("drops", "own_drops"):

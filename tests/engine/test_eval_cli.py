@@ -12,9 +12,9 @@ import torch
 
 import eval as command
 from data.errors import DataError
-from engine.checkpoint import model_content, save
-from engine.errors import UserError, run_cli
-from engine.metrics import SCORE_NAMES
+from engine.evaluation.metrics import SCORE_NAMES
+from engine.storage.checkpoint import model_content, save
+from engine.storage.errors import UserError, run_cli
 from models.onehead import ModelConfig, OneHead
 from tests.engine.oracle import CLASSES, Oracle, write_cls, write_det, write_sets
 

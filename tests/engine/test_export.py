@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import eval as command
-from engine.checkpoint import load_model, model_content, save
-from engine.errors import UserError, run_cli
+from engine.evaluation.metrics import predicted_mask
 from engine.export import FINAL, OnnxModel, largest_difference, main
-from engine.metrics import predicted_mask
+from engine.storage.checkpoint import load_model, model_content, save
+from engine.storage.errors import UserError, run_cli
 from models.boxes import to_xyxy
 from models.onehead import ModelConfig, OneHead
 from models.postprocess import detections

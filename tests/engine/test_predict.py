@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from data.errors import DataError
-from engine.checkpoint import model_content, save
-from engine.draw import LEGEND, colour_of, draw
-from engine.errors import UserError, run_cli
+from engine.evaluation.draw import LEGEND, colour_of, draw
+from engine.evaluation.prediction import Box, Prediction, predict
 from engine.predict import main, opened, sources
-from engine.prediction import Box, Prediction, predict
+from engine.storage.checkpoint import model_content, save
+from engine.storage.errors import UserError, run_cli
 from models.boxes import to_xyxy
 from models.onehead import OneHead
 from models.postprocess import detections

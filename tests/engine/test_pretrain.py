@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine.batches import Batch
-from engine.checkpoint import FORMAT, load, load_backbone, load_model, load_weights, stage0_path
-from engine.config import Config
-from engine.errors import UserError
 from engine.pretrain import Pretraining
+from engine.settings.config import Config
+from engine.storage.checkpoint import FORMAT, load, load_backbone, load_model, load_weights, stage0_path
+from engine.storage.errors import UserError
 from engine.train import main
+from engine.training.batches import Batch
 from models.onehead import ModelConfig, OneHead
 from tests.engine.conftest import TINY
 

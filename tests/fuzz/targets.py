@@ -20,17 +20,17 @@ import yaml
 from PIL import Image
 
 from data.catalog import load_set
-from data.coco import load_document, read_boxes
 from data.errors import DataError
 from data.images import image_orientation, image_size, looks_like_mask, read_image, read_mask
-from data.layouts import find_set
-from data.tree import Found
+from data.layouts.coco import load_document, read_boxes
+from data.layouts.search import find_set
+from data.layouts.tree import Found
 from data.types import TASKS, VOID
-from engine.checkpoint import FORMAT, build_model, load, model_content, save
-from engine.config import Config, to_dict
-from engine.errors import UserError
-from engine.options import Parser, build_parser, to_config
-from engine.seen import listed
+from engine.evaluation.leakage import listed
+from engine.settings.config import Config, to_dict
+from engine.settings.options import Parser, build_parser, to_config
+from engine.storage.checkpoint import FORMAT, build_model, load, model_content, save
+from engine.storage.errors import UserError
 from models.onehead import ModelConfig, OneHead
 from tests.data.builders import annotation, coco, draw_image, draw_mask
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.errors import UserError, run_cli
+from engine.storage.errors import UserError, run_cli
 from scripts import audit
 
 

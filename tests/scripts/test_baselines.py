@@ -10,8 +10,8 @@ import torch
 
 from data.catalog import load_set
 from data.types import Record, TaskSet
-from engine.errors import UserError
-from engine.metrics import Detections, DetectionTally
+from engine.evaluation.metrics import Detections, DetectionTally
+from engine.storage.errors import UserError
 from engine.train import main as train
 from models.criterion import LossConfig
 from models.onehead import ModelConfig

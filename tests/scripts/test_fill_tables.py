@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import UserError
-from scripts import tables
+from engine.storage.errors import UserError
 from scripts.fill_tables import fill, main
+from scripts.report import tables
 
 
 def result(stage: str, variant: str, seed: int, **scores: float) -> dict[str, object]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.types import TASKS
-from engine.errors import UserError
+from engine.storage.errors import UserError
 from engine.train import main as train
 from scripts.held_losses import METRICS, TERMS, drift, main
 from tests.engine.conftest import TINY, drawn  # noqa: F401

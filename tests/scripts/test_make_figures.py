@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.errors import UserError
+from engine.storage.errors import UserError
 from scripts import make_figures
 from scripts.make_figures import FIGURES, digest, drawn_from, main, make
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import UserError
+from engine.storage.errors import UserError
 from scripts.pack_dialogs import ROOT, main, pack
 
 WHOLE = {"issue": 2, "title": "t", "prompt": "p", "response": "r"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from engine.errors import UserError
+from engine.storage.errors import UserError
 from scripts.store_outputs import cleaned, last_frames, relative
 
 

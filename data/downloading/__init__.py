@@ -1,0 +1,1 @@
+"""The official sources: which images, from where, fetched with resume and checked."""

@@ -1,0 +1,1 @@
+"""Where one split of one task lies on disk, and reading its annotations."""

@@ -1,0 +1,77 @@
+"""Predictions drawn into a picture: coloured regions, boxes with names, and a legend beside it."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data.classes import voc_palette
+from engine.evaluation.prediction import Prediction
+
+OPACITY = 0.45
+"""Of the regions."""
+LEGEND = 230
+"""Width of the legend in pixels."""
+BACKGROUND = 0
+Colour = tuple[int, int, int]
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def draw(image: Image.Image, found: Prediction) -> Image.Image:
+    """A copy of `image`, RGB, with everything that was found and a legend to its right."""
+    scale = max(1.0, 480 / max(image.size))  # small pictures are enlarged, or the writing would cover them
+    size = (round(image.width * scale), round(image.height * scale))
+    picture = Image.fromarray(tinted(np.asarray(image.convert("RGB")), found.mask)).resize(size)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    for box in reversed(found.boxes):  # the surest ones on top
+        corners = [scale * v for v in box.xyxy]
+        colour = colour_of(1 + found.det_classes.index(box.name))
+        pen.rectangle(corners, outline=colour, width=3)
+        label(pen, (corners[0], corners[1]), f"{box.name} {box.score:.2f}", colour, font)
+    whole = Image.new("RGB", (size[0] + LEGEND, max(size[1], 24 * (4 + len(found.regions)))), "white")
+    whole.paste(picture, (0, 0))
+    legend(ImageDraw.Draw(whole), size[0] + 12, found, font)
+    return whole
+
+
+def tinted(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Pixels uint8 (H, W, 3) with every region but the background in its colour."""
+    colours = np.array([colour_of(i) for i in range(256)])[mask]
+    mixed = (1 - OPACITY) * pixels + OPACITY * colours
+    return np.where((mask != BACKGROUND)[..., None], mixed, pixels).round().astype(np.uint8)
+
+
+def legend(pen: ImageDraw.ImageDraw, left: int, found: Prediction, font: Font) -> None:
+    """The image's label, then every region with its colour and share."""
+    lines: list[tuple[Colour | None, str]] = [(None, f"label: {found.label} ({found.probability:.0%})")]
+    lines += [(None, ""), (None, "regions")]
+    for name, share in found.regions.items():
+        lines.append((colour_of(found.seg_classes.index(name)), f"{name} ({share:.0%})"))
+    for i, (colour, text) in enumerate(lines):
+        top = 8 + 24 * i
+        if colour is not None:
+            pen.rectangle((left, top, left + 16, top + 16), fill=colour, outline="black")
+        pen.text((left + (24 if colour is not None else 0), top), text, fill="black", font=font)
+
+
+def label(
+    pen: ImageDraw.ImageDraw,
+    corner: tuple[float, float],
+    text: str,
+    colour: Colour,
+    font: Font,
+) -> None:
+    """Text on its colour, above the corner where there is room, else below it."""
+    left, _, right, bottom = pen.textbbox((0, 0), text, font=font)
+    y = corner[1] - bottom - 4 if corner[1] >= bottom + 4 else corner[1] + 2
+    pen.rectangle((corner[0], y, corner[0] + right - left + 6, y + bottom + 3), fill=colour)
+    bright = 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] > 140
+    pen.text((corner[0] + 3, y), text, fill="black" if bright else "white", font=font)
+
+
+def colour_of(index: int) -> Colour:
+    """The VOC colour of a class, background black."""
+    red, green, blue = voc_palette()[index].tolist()
+    return red, green, blue

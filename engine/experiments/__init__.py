@@ -1,0 +1,1 @@
+"""Grids of trainings and the tables of their results."""

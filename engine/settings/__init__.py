@@ -1,0 +1,1 @@
+"""Every setting with its default, and how files and the command line change it."""

@@ -1,0 +1,180 @@
+"""Every setting of a run, with its only default; options.py lets files and the command line change it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from continual import ContinualConfig
+from data.mosaics import MosaicConfig
+from data.transforms import Augment
+from data.types import Fold, Task
+from models.criterion import LossConfig
+from models.onehead import ModelConfig
+
+STAGE0 = "stage0"
+"""Value of `init` that stands for the backbone's weights of stage 0 in this repository."""
+BACKBONE_OF = "backbone:"
+"""Start of an `init` that asks for the backbone of a checkpoint alone."""
+IMAGENET = "imagenet"
+"""Value of `init` that stands for the backbone's public ImageNet weights; "imagenet:FILE" reads them from a file."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images come from and how they reach the network."""
+
+    root: str = "data"
+    """Folder that holds the three sets."""
+    size: int = 320
+    """Side of the square network input, in training and deployment; a multiple of 32."""
+    holdout: bool = False
+    """Train on 5/6 of the training images, evaluate on the rest: for choices that leave the validation set unread."""
+    fold: Fold = 0
+    """Which sixth `holdout` holds back: what looks better on 40 images often does not on the next 40."""
+    workers: int | None = None
+    """Loader processes; null: 2 with a GPU, else 0 (decoded images are kept in memory)."""
+    augment: Augment = field(default_factory=Augment)
+    """Variation of training images."""
+    plain_end: float = 0.1
+    """Last share of each stage that runs without augmentation but flips."""
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Passes over the training images of each stage."""
+
+    seg: int = 60
+    """Of the segmentation stage."""
+    det: int = 60
+    """Of the detection stage."""
+    cls: int = 30
+    """Of the classification stage."""
+    joint: int = 60
+    """Of `--stage joint`, all tasks at once."""
+
+
+@dataclass(frozen=True)
+class SharedRates:
+    """Factor of each stage's learning rate in what the tasks share: backbone, neck, decoder layers."""
+
+    seg: float = 1.0
+    """In the segmentation stage."""
+    det: float = 1.0
+    """In the detection stage."""
+    cls: float = 1.0
+    """In the classification stage."""
+    joint: float = 1.0
+    """In `--stage joint`."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser (AdamW), schedule (warm-up, then cosine to zero) and weight averaging."""
+
+    batch: int = 16
+    """Images a step, over all processes together."""
+    lr: float = 1e-3
+    """Highest learning rate, that of what single tasks own: projection and class queries."""
+    shared_lr: SharedRates = field(default_factory=SharedRates)
+    backbone_lr: float = 1.0
+    """Further factor of the learning rate in the backbone."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of matrices and filters; biases, norms and scales have none."""
+    warmup: float = 0.05
+    """Share of a stage's steps with a rising rate."""
+    probe: float = 0.0
+    """Share of a later stage's steps in which only projection and class queries learn; the rest then rises slowly."""
+    clip: float = 2.0
+    """Largest gradient norm."""
+    ema: float = 0.99
+    """Decay of the averaged weights, which are the ones evaluated, saved and used as teacher."""
+    epochs: Epochs = field(default_factory=Epochs)
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """What is recorded while training."""
+
+    evals: int = 4
+    """Evaluations of all three sets a stage, the last one at its end."""
+    save_seconds: float = 30.0
+    """Least time between two writes of last.pt; 0 writes it after every epoch."""
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    """Weights & Biases; nothing else depends on it."""
+    project: str = "onehead"
+    """Project name there."""
+    group: str = ""
+    """Runs with the same group are shown together there."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Stage 0: weights from images sorted by class."""
+
+    sources: list[str] = field(
+        default_factory=lambda: ["data/pretrain/tiny-imagenet-200.zip", "data/pretrain/imagenette2-160.tgz"]
+    )
+    """Folders, zips or tars of images by class."""
+    init: str | None = None
+    """Checkpoint of an earlier stage 0 to go on from; null: random weights."""
+    sizes: list[int] = field(default_factory=list)
+    """Sides of the canvas in the first phase, one after the other for equal numbers of passes; small ones are cheap.
+    Empty: data.size throughout."""
+    tiles: int = 24
+    """Passes over the images that teach backbone and neck to classify the tiles of mosaics."""
+    mosaics: int = 6
+    """Passes that teach the whole network to find, segment and classify them."""
+    batch: int = 16
+    """Mosaics a step."""
+    tiles_lr: float = 2e-3
+    """Highest learning rate of the first phase."""
+    mosaics_lr: float = 1e-3
+    """Highest learning rate of the second phase."""
+    mosaics_backbone_lr: float = 0.1
+    """Factor of that rate in the backbone, whose features the first phase has settled."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of matrices and filters."""
+    ema: float = 0.999
+    """Decay of the averaged weights."""
+    mosaic: MosaicConfig = field(default_factory=MosaicConfig)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    name: str = "onehead"
+    """Run folder below `runs`."""
+    runs: str = "runs"
+    """Where run folders lie."""
+    seed: int = 0
+    """Seed of everything random."""
+    order: list[Task] = field(default_factory=lambda: ["seg", "det", "cls"])
+    """Order of the stages; one task alone, with the remedies off, gives its single-task baseline."""
+    init: str | None = STAGE0
+    """What the first stage starts from. stage0: weights/<backbone>_stage0.pt; FILE: a checkpoint; backbone:FILE: its
+    backbone alone; imagenet or imagenet:FILE: public weights of the backbone, downloaded or not; null: random."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: what the device is fast at (see engine.storage.device)."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    continual: ContinualConfig = field(default_factory=ContinualConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dictionary, as written to config.yaml and into checkpoints."""
+    plain: dict[str, Any] = dataclasses.asdict(config)
+    return {k: (tuples_to_lists(v)) for k, v in plain.items()}
+
+
+def tuples_to_lists(value: Any) -> Any:
+    """YAML has no tuples."""
+    if isinstance(value, dict):
+        return {k: tuples_to_lists(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,183 @@
+"""Checkpoints: what they hold, how they are written without ever losing the previous one, how a model is read back."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import zipfile
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+from engine.storage.errors import UserError, first_line
+from engine.storage.files import cannot_write
+from models.onehead import ModelConfig, OneHead
+
+FORMAT = "onehead/1"
+WEIGHTS = Path(__file__).parents[2] / "weights"
+"""Where the weights lie that come with this repository."""
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name, then rename it: a crash or a full disk leaves the old file whole.
+
+    Raises UserError naming the file when it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    serialised = io.BytesIO()  # torch, writing to a file itself, hides why the system refused
+    torch.save({"format": FORMAT, **content}, serialised)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(serialised.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        kept = "; the previous file is untouched" if path.exists() else ""
+        raise cannot_write(path, error, kept) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without executing any code that it may hold.
+
+    Raises UserError when the file is missing, damaged, holds more than tensors and plain values, or is not ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not there: give the path of a checkpoint such as runs/onehead/cls.pt")
+    if not stored_zip(path):
+        raise UserError(f"{path} is no checkpoint or a damaged one: give a file written by engine.train")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a file that is not what it says
+        raise UserError(
+            f"{path} was not loaded: it is damaged or holds Python objects, which could run code "
+            f"({first_line(error)}). Give a file written by engine.train"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is no OneHead checkpoint (format {FORMAT}): give a file written by engine.train")
+    return content
+
+
+def stored_zip(path: Path) -> bool:
+    """Whether a file is an archive as torch writes it: what it unpacks to is no larger than itself."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in archive.infolist()) <= path.stat().st_size
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
+def model_content(model: OneHead) -> dict[str, Any]:
+    """What is needed to rebuild a model: weights, shape, classes, input size."""
+    return {
+        "model": model.state_dict(),
+        "architecture": asdict(model.config),
+        "input_size": model.input_size,
+        "classes": {task: list(names) for task, names in model.classes.items()},
+    }
+
+
+def build_model(content: dict[str, Any], source: str) -> OneHead:
+    """Rebuild the model that a checkpoint's content describes. Raises UserError when the two do not fit."""
+    try:
+        shape = read_shape(content), content["classes"], content["input_size"]
+        with torch.device("meta"):  # takes no memory, so that a false size is noticed before it takes all
+            check_shapes(OneHead(*shape).state_dict(), content["model"])
+        model = OneHead(*shape)
+        model.load_state_dict(content["model"])
+    except Exception as error:  # a network built from values that make no sense can raise anything
+        first = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{source} holds another model than this program builds ({first}): "
+            "use the program version that wrote it, or train anew"
+        ) from None
+    return model
+
+
+def read_shape(content: dict[str, Any]) -> ModelConfig:
+    """Shape of a checkpoint's network; one from before classes were judged one by one does not say that it is older."""
+    return ModelConfig(**{"exclusive": True, **content["architecture"]})
+
+
+def check_shapes(own: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Raise ValueError naming the first weight that only one of two models has, or that differs in shape."""
+    for name in {**own, **found}:
+        if name not in own or name not in found or own[name].shape != found[name].shape:
+            raise ValueError(f"{name} does not fit")
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> OneHead:
+    """The deployed model of a checkpoint, in eval mode on `device`. Raises UserError as `load` and `build_model`."""
+    model = build_model(load(path), str(path))
+    return model.float().to(device).to(memory_format=torch.channels_last).eval()
+
+
+def load_weights(model: OneHead, path: str | Path) -> list[str]:
+    """Start `model` from a checkpoint of the same architecture, whatever its classes.
+
+    Returns the tasks whose class rows start fresh, because the classes are others. Raises UserError when any other
+    weight does not fit.
+    """
+    theirs = build_model(load(path), str(path))
+    own, found = model.state_dict(), theirs.state_dict()
+    shared = [k for k in own if k not in ("head.class_queries", "head.projection.weight", "head.projection.bias")]
+    odd = [k for k in shared if k not in found or found[k].shape != own[k].shape]
+    if odd or model.config.dim != theirs.config.dim:
+        raise UserError(
+            f"{path} holds another model: {len(odd)} of {len(own)} weights do not fit, such as {odd[0]}; "
+            "choose another --init, or the --model settings it was made with"
+        )
+    model.load_state_dict({k: found[k] for k in shared}, strict=False)
+    same = [task for task in model.classes if model.classes[task] == theirs.classes[task]]
+    return model.head.adopt_rows(theirs.head, same)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], path: Path) -> None:
+    """Take up the optimiser of an interrupted stage. Raises UserError when it is one of other groups of weights."""
+    try:
+        optimizer.load_state_dict(content["optimizer"])
+    except ValueError:
+        raise UserError(
+            f"{path} holds an optimiser with other groups of weights: resume with the rates, weight decay and version "
+            "of this program that the run began with, or start under a new --name"
+        ) from None
+
+
+def stage0_path(backbone: str) -> Path | None:
+    """The weights of stage 0 that come with this repository, None if there are none for the backbone."""
+    path = WEIGHTS / f"{backbone}_stage0.pt"
+    return path if path.is_file() else None
+
+
+def load_backbone(model: OneHead, path: str | Path) -> None:
+    """Start only the backbone from a checkpoint, whatever its neck and head. Raises UserError for another backbone."""
+    theirs = build_model(load(path), str(path))
+    if theirs.config.backbone != model.config.backbone:
+        raise UserError(
+            f"{path} has the backbone {theirs.config.backbone}, not {model.config.backbone}: choose another"
+        )
+    found = {k: v for k, v in theirs.state_dict().items() if k.startswith("backbone.")}
+    model.load_state_dict(found, strict=False)
+
+
+def provenance() -> dict[str, str]:
+    """Versions and commit that made a file."""
+    git = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    return {
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "commit": git.stdout.strip() or "unknown",
+    }

@@ -1,0 +1,66 @@
+"""Writing files without ever leaving half of one, and a run's folder for one run at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from engine.storage.errors import UserError
+
+LOCK = ".lock"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file at once. Raises UserError naming the file."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def cannot_write(path: Path, error: OSError, kept: str = "") -> UserError:
+    """The error that says which file of a run could not be written, why, and what is `kept`."""
+    return UserError(f"cannot write {path}: {error.strerror}{kept}. Free space or choose another folder with --runs")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Work in a run's folder while no other run does; the system frees it however this process ends.
+
+    Of several processes of one run the first holds the folder for all. What a killed run left half written is
+    cleared away; a folder in which nothing came about is taken away again. Raises UserError when another run is at
+    work there, or when the folder cannot be written.
+    """
+    if int(os.environ.get("RANK", "0")):
+        yield
+        return
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder}: another run is at work there; stop it, or give another --name") from None
+    except OSError as error:
+        raise cannot_write(folder / LOCK, error) from None
+    try:
+        for left in folder.glob("*.tmp"):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):  # the folder may be gone by now
+            if new and os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
+                for path in new:
+                    path.rmdir()

@@ -1,0 +1,106 @@
+"""Pictures of a run, drawn from its rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from engine.evaluation.metrics import HEADLINE
+
+CURVES = (
+    ("mIoU", "o", "-", "#0072B2"),
+    ("mAP", "s", "--", "#D55E00"),
+    ("AP50", "^", ":", "#CC79A7"),
+    ("Top-1", "D", "-.", "#009E73"),
+)
+"""Metric, marker, line, colour: told apart in grey print and by the colour-blind (palette of Okabe and Ito)."""
+
+
+def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw every metric over all epochs of a run, stage borders marked; a falling curve is forgetting."""
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    lengths: dict[str, int] = {}
+    for row in rows:
+        lengths[row["stage"]] = max(row["epoch"], lengths.get(row["stage"], 0))
+    begins = {stage: sum(list(lengths.values())[:i]) for i, stage in enumerate(lengths)}
+    evaluated = [(begins[r["stage"]] + r["epoch"], r) for r in rows if "mIoU" in r]
+    for metric, marker, line, colour in CURVES:
+        points = [(x, r[metric]) for x, r in evaluated if r.get(metric) is not None]
+        if points:
+            axes.plot(*zip(*points), marker=marker, linestyle=line, color=colour, label=metric, markersize=5)
+    highest = max((r[m] or 0.0 for _, r in evaluated for m, *_ in CURVES if m in r), default=1.0)
+    for stage, begin in begins.items():
+        middle, above = begin + (lengths[stage] + 1) / 2, axes.get_xaxis_transform()
+        axes.text(middle, 1.02, f"stage {stage}", ha="center", va="bottom", transform=above)
+        if begin:
+            axes.axvline(begin + 0.5, color="0.5", linewidth=1)
+    axes.set(
+        xlabel="epoch of the run",
+        ylabel="score on the evaluation set",
+        ylim=(0, min(1.02, max(0.1, 1.15 * highest))),
+        xlim=(0.5, sum(lengths.values()) + 0.5),
+    )
+    axes.grid(axis="y", color="0.9")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def plot_comparison(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw, metric by metric, where every variant ends (filled, one mark a seed) and what it had after its own stage.
+
+    The vertical line is the single-task baseline's mean, its band 5 % below: a mark left of the band has forgotten.
+    """
+    chains = [r for r in results if "drops" in r]
+    names = list(dict.fromkeys(r["variant"] for r in chains))
+    figure, all_axes = plt.subplots(
+        1, len(HEADLINE), figsize=(3.6 * len(HEADLINE), 1.4 + 0.34 * len(names)), layout="constrained", sharey=True
+    )
+    for axes, (task, metric) in zip(all_axes, HEADLINE.items()):
+        colour = next(c for m, _, _, c in CURVES if m == metric)
+        axes.locator_params(axis="x", nbins=4)
+        base = [r["rows"][-1][metric] for r in results if "drops" not in r and r["stage"] == task]
+        if base:
+            mean = sum(base) / len(base)
+            axes.axvspan(0.95 * mean, mean, color="0.9")
+            axes.axvline(mean, color="0.4", linewidth=1)
+        for r in chains:
+            y = names.index(r["variant"])
+            own = [row[metric] for row in r["rows"] if row["stage"] == task]
+            axes.plot(own, [y] * len(own), "o", mfc="none", mec="0.5", markersize=7)
+            axes.plot(r["rows"][-1][metric], y, "D", color=colour, markersize=5)
+        axes.set(xlabel=metric, yticks=range(len(names)), yticklabels=names)
+        axes.grid(axis="x", color="0.92")
+        axes.margins(y=0.08)
+    if names:
+        all_axes[0].invert_yaxis()
+    figure.suptitle("open: after its own stage; filled: after the last; line and band: single-task and 5 % below it")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def plot_pretraining(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the held-out accuracy of stage 0 by stride, and its loss, over all passes."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    series = (("accuracy", "all strides"), ("accuracy@8", "stride 8"), ("accuracy@16", "16"), ("accuracy@32", "32"))
+    x = range(1, len(rows) + 1)
+    for (key, label), (_, marker, line, colour) in zip(series, CURVES):
+        left.plot(x, [r[key] for r in rows], marker=marker, linestyle=line, color=colour, label=label, markersize=4)
+    left.set(xlabel="pass", ylabel="accuracy on held-out images", ylim=(0, None))
+    left.legend(frameon=False)
+    for phase, colour in (("tiles", "#0072B2"), ("mosaics", "#D55E00")):
+        points = [(i + 1, r["loss"]) for i, r in enumerate(rows) if r["stage"] == phase]
+        if points:
+            right.plot(*zip(*points), marker="o", color=colour, label=f"phase {phase}", markersize=4)
+    right.set(xlabel="pass", ylabel="training loss (more terms in phase mosaics)", yscale="log")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.grid(axis="y", color="0.9")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,304 @@
+"""A run: its folder, data, device and remedies, which all stages share."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader
+
+from continual import Remedy, Stage, remedies
+from data.catalog import load_set, summary
+from data.dataset import TaskDataset
+from data.transforms import Augment
+from data.types import TASKS, Task, TaskSet
+from engine.evaluation.evaluate import Evaluation, Evaluator
+from engine.evaluation.leakage import digests, listed
+from engine.evaluation.metrics import HEADLINE
+from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config
+from engine.storage.checkpoint import load, load_model, provenance
+from engine.storage.device import DTYPES, cpu_name, peak_memory, pick_device, pick_precision
+from engine.storage.files import write_text
+from engine.tracking.tracker import Row, Tracker
+from engine.training.batches import Batch, EpochBatches, collate, make_loader, stable_seed, varied
+from engine.training.start import pretrained_model
+from models.criterion import Criterion
+from models.norms import absorb_statistics
+from models.onehead import OneHead
+from models.targets import Targets
+
+JOINT = "joint"
+"""Stage that learns all tasks at once; no remedy is needed, so it is a reference row."""
+PLAIN = Augment(scale=(1.0, 1.0), aspect=1.0, crop=1.0, color=0.0, grey=0.0, mosaic=0.0, paste=0.0)
+"""What is left of augmentation at a stage's end: mirroring."""
+
+
+class Run:
+    """Everything of a run that outlives a stage.
+
+    Args:
+        config: all settings.
+        overfit: if not 0, train on the first images of every set, without augmentation, and evaluate on the same.
+    """
+
+    def __init__(self, config: Config, overfit: int = 0) -> None:
+        self.config = config
+        self.folder = Path(config.runs) / config.name
+        self.device = pick_device()
+        precision = pick_precision(self.device) if config.precision == "auto" else config.precision
+        AcceleratorState._reset_state()  # so that one process, such as a notebook, can hold several runs in turn
+        self.accelerator = Accelerator(
+            cpu=self.device.type == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.device = self.accelerator.device
+        self.dtype = DTYPES[precision]
+        self.is_main = self.accelerator.is_main_process
+        self.overfit = overfit
+        self.train_sets, eval_sets = read_sets(config, overfit)
+        for task in TASKS:
+            self.say(summary(self.train_sets[task]))
+            self.say(f"evaluated on: {eval_sets[task].split}, {len(eval_sets[task].records)} images\n")
+        self.digests: dict[str, list[str]] = {
+            task: digests(r.image for r in self.train_sets[task].records) for task in TASKS
+        }
+        self.classes: dict[str, tuple[str, ...]] = {task: self.train_sets[task].classes for task in TASKS}
+        self.evaluator = Evaluator(eval_sets, config.data.size)
+        self.remedies: dict[str, Remedy] = remedies(config.continual)
+        self.tracker: Tracker
+        self.datasets: dict[str, list[TaskDataset]] = {}
+
+    def say(self, text: str) -> None:
+        """Print once, whatever the number of processes."""
+        if self.accelerator.is_main_process:
+            print(text, flush=True)
+
+    def track(self, rows: list[Row], config: dict[str, Any]) -> None:
+        """Open the run's records; `rows` are those of the epochs already done."""
+        self.tracker = Tracker(self.folder, self.config.track, config, rows, self.is_main)
+
+    def mean_count(self, count: Tensor) -> Tensor:
+        """Mean over processes of a count that a loss is divided by."""
+        if self.accelerator.num_processes == 1:
+            return count
+        mean: Tensor = self.accelerator.reduce(count, "mean")
+        return mean
+
+    def tasks_of(self, stage: str) -> tuple[Task, ...]:
+        """Tasks that a stage learns."""
+        return TASKS if stage == JOINT else tuple(t for t in TASKS if t == stage)
+
+    def previous(self, stage: str) -> str | None:
+        """The stage before, in this run's order."""
+        order = list(self.config.order)
+        place = order.index(stage) if stage in order else 0  # type: ignore[arg-type]
+        return order[place - 1] if place else None
+
+    def freezes(self, stage: str) -> bool:
+        """Whether batch-norm statistics stay as they are in a stage."""
+        later = self.previous(stage) is not None
+        last = later and stage == self.config.order[-1]
+        return {"never": False, "last": last, "later": later, "always": True}[self.config.continual.freeze_statistics]
+
+    def start_file(self, stage: str) -> Path | None:
+        """The checkpoint that a stage starts from: the previous stage's, else the one named by `init`, if any."""
+        before, init = self.previous(stage), (self.config.init or "").removeprefix(BACKBONE_OF)
+        if before:
+            return self.folder / f"{before}.pt"
+        return Path(init) if init and init != STAGE0 and init.split(":")[0] != IMAGENET else None
+
+    def seen(self, stage: str, tasks: Iterable[str]) -> list[str]:
+        """Digests of the images of `tasks` and of all that the model a stage starts from has learnt from."""
+        start = self.start_file(stage)
+        inherited = listed(load(start)) if start else None
+        return sorted({*(inherited or ()), *(digest for task in tasks for digest in self.digests[task])})
+
+    def ended(self, stage: str) -> OneHead:
+        """The network that a stage ended with, its weights as the next stage trains them."""
+        model = load_model(self.folder / f"{stage}.pt", self.device)
+        self.hand_over(stage, model)
+        return model
+
+    def hand_over(self, stage: str, model: OneHead) -> None:
+        """Let the filters of the network that a stage ends with take up the statistics that the next one freezes."""
+        order = list(self.config.order)
+        following = next((b for a, b in pairwise(order) if a == stage), None)
+        if following and self.freezes(following):
+            absorb_statistics(model)
+
+    def begin(self, stage: str, model: OneHead | None) -> Stage:
+        """What remedies may know about a stage that `model` is trained in."""
+        before = self.previous(stage)
+        old = tuple(self.config.order[: list(self.config.order).index(before) + 1]) if before else ()  # type: ignore
+        start = self.ended(before) if before else None
+        if start is not None:
+            start.requires_grad_(False)
+        read = partial(ExampleImages, [self.train_sets[t] for t in self.tasks_of(stage)], self.config.data.size)
+        vary = partial(varied, augment=self.config.data.augment)
+        return Stage(self.tasks_of(stage), old, start, read, model, self.loss, self.pretrained(stage), vary)
+
+    def pretrained(self, stage: str) -> OneHead | None:
+        """The network that this run began with, without gradients, if a remedy asks for it and all of it is there."""
+        config = self.config
+        if stage == JOINT or not (config.continual.hold or config.continual.recall):
+            return None
+        if self.previous(stage):
+            config = replace(config, init=load(self.folder / f"{config.order[0]}.pt")["config"]["init"])
+        model = pretrained_model(config)
+        if model is None:
+            self.say(f"stage {stage}: hold and recall do nothing, not all of the start is pretrained")
+            return None
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def loss(self, model: OneHead, images: Tensor, targets: Targets) -> Tensor | None:
+        """The training loss of a network on some images, None where none of them is annotated."""
+        terms = Criterion(self.config.loss)(model(images), targets)
+        return torch.stack(list(terms.values())).sum() if terms else None
+
+    def restore_remedies(self, state: dict[str, Any], stage: str) -> None:
+        """Give remedies their state before a stage; one without any was off, and collects now what it missed."""
+        for name, remedy in self.remedies.items():
+            if name in state:
+                remedy.load_state_dict(state[name])
+        late = [remedy for name, remedy in self.remedies.items() if name not in state]
+        order = list(self.config.order)
+        for done in order[: order.index(stage)] if late and stage in order else ():  # type: ignore[arg-type]
+            ended = self.begin(done, self.ended(done))
+            for remedy in late:
+                remedy.after_stage(ended)
+
+    def loaders(self, stage: str) -> dict[str, DataLoader[Batch]]:
+        """Loaders of a stage: "augmented", and "plain" for its end."""
+        config, world = self.config, self.accelerator.num_processes
+        workers = config.data.workers if config.data.workers is not None else 2 * (self.device.type == "cuda")
+        found = {}
+        self.datasets[stage] = []
+        for name, augment, side in (("augmented", config.data.augment, None), ("plain", PLAIN, config.data.size)):
+            sets = [
+                TaskDataset(
+                    self.train_sets[t],
+                    config.data.size,
+                    None if self.overfit else augment,
+                    stable_seed(config.seed, name),
+                    side,
+                )
+                for t in self.tasks_of(stage)
+            ]
+            self.datasets[stage] += sets
+            batches = EpochBatches(
+                sum(map(len, sets)),
+                config.optim.batch,
+                stable_seed(config.seed, stage),
+                self.accelerator.process_index,
+                world,
+            )
+            found[name] = make_loader(sets, batches, workers)
+        return found
+
+    def set_epoch(self, stage: str, epoch: int) -> None:
+        """Choose the augmentations of an epoch."""
+        for dataset in self.datasets[stage]:
+            dataset.set_epoch(epoch)
+
+    def evaluate(self, model: OneHead) -> Evaluation:
+        """What the model does on all evaluation sets."""
+        return self.evaluator.run(model, self.device, self.dtype)
+
+    def write_summary(self) -> dict[str, Any]:
+        """Write summary.json: every task's value right after its own stage, at the end, and the drops."""
+        rows = [r for r in self.tracker.rows if set(HEADLINE.values()) & r.keys()]
+        peaks = [r.get("peak_memory_mib", 0.0) for r in self.tracker.rows]  # of earlier processes too
+        content = {
+            "order": list(self.config.order),
+            "seed": self.config.seed,
+            "tasks": drops(rows),
+            "minutes": round(sum(last_seconds(self.tracker.rows).values()) / 60, 2),
+            "minutes_by_stage": {k: round(v / 60, 2) for k, v in last_seconds(self.tracker.rows).items()},
+            "peak_memory_mib": max([peak_memory(self.device), *peaks]),
+            "machine": cpu_name() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "device": str(self.device),
+            "dtype": str(self.dtype or torch.float32),
+            "threads": torch.get_num_threads(),
+            **provenance(),
+        }
+        write_text(self.folder / "summary.json", json.dumps(content, indent=2) + "\n")
+        return content
+
+
+def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], dict[Task, TaskSet]]:
+    """Training and evaluation sets of all three tasks; the same few images for both in the overfit test."""
+    root, holdout, fold = config.data.root, config.data.holdout, config.data.fold
+    train: dict[Task, TaskSet] = {}
+    held: dict[Task, TaskSet] = {}
+    for task in TASKS:
+        train[task] = load_set(root, task, "train", part="fit" if holdout else "all", fold=fold)
+        if overfit:
+            train[task] = held[task] = first(train[task], overfit)
+        elif holdout:
+            held[task] = load_set(root, task, "train", train[task].classes, part="choose", fold=fold)
+        else:
+            held[task] = load_set(root, task, "val", train[task].classes)
+    return train, held
+
+
+class ExampleImages(Sequence[tuple[Tensor, Targets]]):
+    """Images of one or several sets as evaluation sees them, decoded when asked for, each as a batch of one."""
+
+    def __init__(self, task_sets: Sequence[TaskSet], size: int) -> None:
+        self.images: Any = ConcatDataset([TaskDataset(s, size, None) for s in task_sets])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Targets]:  # type: ignore[override]
+        """Image float32 (3, S, S) in 0..1 and its annotation."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        images, targets = collate([self.images[index]])
+        return images[0], targets
+
+
+def rounded(evaluation: Evaluation) -> Row:
+    """All metrics as they are written down; undefined ones are None."""
+    return {k: None if math.isnan(v) else round(v, 5) for k, v in evaluation.scores.items()}
+
+
+def first(task_set: TaskSet, count: int) -> TaskSet:
+    """The first images by name, for the overfit test."""
+    return replace(task_set, split=f"first {count} of {task_set.split}", records=task_set.records[:count])
+
+
+def last_seconds(rows: list[Row]) -> dict[str, float]:
+    """Training time of each stage, in seconds."""
+    return {r["stage"]: r["seconds"] for r in rows}
+
+
+def drops(rows: list[Row]) -> dict[str, dict[str, Any]]:
+    """For each task learnt: value after its own stage, final value, both drops, and whether they are <= 5 %."""
+    table: dict[str, dict[str, Any]] = {}
+    for task, metric in HEADLINE.items():
+        own = [r[metric] for r in rows if r["stage"] in (task, JOINT)]
+        if not own:
+            continue
+        base, final = own[-1] or 0.0, rows[-1][metric] or 0.0
+        relative = (base - final) / base if base else 0.0
+        table[task] = {
+            "metric": metric,
+            "after_own_stage": base,
+            "final": final,
+            "drop_points": round(100 * (base - final), 2),
+            "drop_relative": round(relative, 4),
+            "passed": base - final <= 0.05 and relative <= 0.05,
+        }
+    return table

@@ -1,0 +1,267 @@
+"""One function a kind of table: records in results/ -> Markdown.
+
+fill_tables.py says which table a page shows and calls these; engine/experiments/tables.py has the lines
+that comparisons print too.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.experiments.tables import chains_and_singles, final_lines, markdown, matrix_lines, memory, number
+from engine.storage.errors import UserError
+
+METRICS = {"seg": ("mIoU",), "det": ("AP50", "mAP"), "cls": ("Top-1",)}
+
+PARTS = ("backbone", "neck", "head")
+SHOWN = ("mIoU", "mAP", "AP50", "Top-1")
+OWN = {metric: stage for stage, metrics in METRICS.items() for metric in metrics}
+"""Stage that teaches each metric."""
+RUNS = {
+    "quickstart.json": "drawn sets, `make quickstart`",
+    "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
+    "final/onehead-all-s0.json": "real sets, `configs/default.yaml`",
+    "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
+}
+"""What the README names of single runs."""
+
+RECIPE = "onehead"
+"""The variant of configs/final.yaml that weights/onehead.pt was trained by."""
+
+CHAINS = {
+    "fast_scnn": ("stage 0", "final/onehead-all-s*.json"),
+    "efficientnet_lite0": ("ImageNet", "final-lite0-320/onehead-all-s*.json"),
+}
+"""Backbones whose chains were run on the real sets: what they started from, and their results."""
+
+ALONE = {
+    "final/single-task": "Fast-SCNN from stage 0, `configs/default.yaml`",
+    "longer/longer": "the same, 102 passes each, as many as the whole chain, `configs/longer.yaml`",
+    "final-24/single-task": "`configs/default.yaml`, boxes in 24 passes instead of 48",
+    "conventional/conventional": "the same backbone and neck, a conventional head each",
+    "final-exclusive/single-task": "Fast-SCNN, objects' classes sharing out one confidence",
+    "longer-78/longer": "the same, 78 passes each",
+    "final-lite0/single-task": "EfficientNet-Lite0 from ImageNet, `configs/lite0.yaml`",
+    "final-lite0-320/single-task": "the same, `configs/lite0_320.yaml`",
+}
+"""Recipes by which each task was trained alone, by folder of results and variant."""
+
+HELD = ("drift", "agree", "seg_ce", "seg_dice", "det_class", "conf", "l1", "giou", "mIoU", "mAP", "AP50")
+"""Columns of held-back losses, those that a record has."""
+
+FOLDS = {
+    "exclusive": "boxes alone, classes share out one confidence",
+    "each": "boxes alone, classes are judged one by one",
+    "chain": "the same after masks, which are kept",
+    "chain-48": "the same in 48 passes instead of 24",
+}
+FOLDED = {"AP50": "AP50", "mAP": "mAP", "over all classes at once": "pooled", "classes ignored": "nameless"}
+"""Rows and columns of the table of folds."""
+
+COLUMNS = {"det": ("boxes", "AP", "AP50"), "seg": ("pixels", "IoU", "accuracy"), "cls": ("images", "accuracy")}
+"""Of the tables of classes: how many there are of each, then its scores."""
+NAMES = {"det": "detection", "seg": "segmentation", "cls": "classification"}
+
+Result = dict[str, Any]
+
+
+def grid(folder: Path) -> list[Result]:
+    """The results of one search. Raises UserError when there are none."""
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise UserError(f"{folder} holds no results: run the search that makes them, or remove its table")
+    return [json.loads(path.read_text()) for path in files]
+
+
+def starts(folder: Path) -> str:
+    """One row a variant: the metrics of all tasks trained alone, mean and range over seeds, and minutes."""
+    rows = [["start", "seeds", *(m for metrics in METRICS.values() for m in metrics), "minutes: seg, det, cls"]]
+    results = grid(folder)
+    for variant in dict.fromkeys(r["variant"] for r in results):
+        row, minutes = [variant], []
+        cells = {stage: [r for r in results if (r["variant"], r["stage"]) == (variant, stage)] for stage in METRICS}
+        row.append(str(len({r["seed"] for r in results if r["variant"] == variant})))
+        for stage, metrics in METRICS.items():
+            row += [spread(cells[stage], metric) for metric in metrics]
+            minutes.append(f"{statistics.mean(c['minutes'] for c in cells[stage]):.1f}" if cells[stage] else "-")
+        rows.append([*row, ", ".join(minutes)])
+    return "\n".join(markdown(rows))
+
+
+def alone(results: Path) -> str:
+    """One row a recipe: what networks reach that learn one task each, mean and range over seeds, and what it took."""
+    metrics = [m for shown in METRICS.values() for m in shown]
+    rows = [["each task alone", "seeds", *metrics, "minutes: seg, det, cls", "MiB", "machine"]]
+    for name, title in ALONE.items():
+        folder, variant = name.split("/")
+        singles = [r for r in grid(results / folder) if r["variant"] == variant]
+        cells = {stage: [r for r in singles if r["stage"] == stage] for stage in METRICS}
+        minutes = ", ".join(f"{statistics.mean(c['minutes'] for c in cells[stage]):.1f}" for stage in METRICS)
+        values = [spread(cells[OWN[m]], m) for m in metrics]
+        counts = [str(len(cells[stage])) for stage in METRICS]
+        seeds = counts[0] if len(set(counts)) == 1 else ", ".join(counts)
+        rows.append([title, seeds, *values, minutes, memory(singles), singles[0]["machine"]])
+    return "\n".join(markdown(rows))
+
+
+def headline(folder: Path) -> str:
+    """One row a metric: each task alone, right after its own stage and at the end of the chain, and what changed."""
+    cells = {(r["variant"], r["stage"], r["seed"]): r["rows"] for r in grid(folder)}
+    chains = {seed: rows for (variant, _, seed), rows in cells.items() if variant == RECIPE}
+    rows = [["", "alone", "after its own stage", "at the end", "end against alone", "end against own stage"]]
+    for metric, stage in OWN.items():
+        alone = [cells["single-task", stage, seed][-1][metric] for seed in chains]
+        own = [next(row[metric] for row in chain if row["stage"] == stage) for chain in chains.values()]
+        end = [chain[-1][metric] for chain in chains.values()]
+        rows.append([metric, number(alone), number(own), number(end), change(alone, end), change(own, end)])
+    return "\n".join(markdown(rows))
+
+
+def change(before: Sequence[float], after: Sequence[float]) -> str:
+    """Mean relative change, and that of every seed."""
+    relative = [100 * (b / a - 1) for a, b in zip(before, after, strict=True)]
+    return f"{statistics.mean(relative):+.1f} % ({', '.join(f'{r:+.1f}' for r in relative)})"
+
+
+def search(folder: Path) -> str:
+    """One row a variant and stage: what was changed, metrics, minutes, memory."""
+    results = grid(folder)
+    stages = [stage for stage in METRICS if any(r["stage"] == stage for r in results)]
+    tables = []
+    for stage in stages:
+        rows = [["variant", "settings", "seeds", *METRICS[stage], "minutes", "MiB"]]
+        cells = [r for r in results if r["stage"] == stage]
+        for variant in dict.fromkeys(r["variant"] for r in cells):
+            mine = [r for r in cells if r["variant"] == variant]
+            rows.append([variant, settings(mine[0]), str(len(mine)), *(spread(mine, m) for m in METRICS[stage])])
+            rows[-1] += [f"{statistics.mean(c['minutes'] for c in mine):.1f}"]
+            rows[-1] += [f"{max(c['peak_memory_mib'] for c in mine):.0f}"]
+        tables.append("\n".join(markdown(rows)))
+    return "\n\n".join(tables)
+
+
+def chains(folder: Path) -> str:
+    """One row a chain of stages, all or the first of them: metrics after their own and the last one, minutes."""
+    rows = [["chain", *(f"{metric}: own stage, end" for metric in OWN), "minutes", "commit"]]
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        after = {row["stage"]: row for row in result["rows"]}
+        end = result["rows"][-1]
+        values = [f"{after[s][m]:.3f}, {end[m]:.3f}" if s in after else "-" for m, s in OWN.items()]
+        rows.append([path.stem, *values, f"{result['minutes']:.1f}", result["commit"]])
+    return "\n".join(markdown(rows))
+
+
+def comparison(folder: Path) -> str:
+    """Final values and drops of a comparison's variants, then every metric after every stage."""
+    chains, singles = chains_and_singles(grid(folder))
+    return "\n".join([*final_lines(chains, singles), "", *matrix_lines(chains)])
+
+
+def held(record: Path) -> str:
+    """One row a checkpoint: what its stage did, drift of masks, losses and metrics on held-back images."""
+    found = json.loads(record.with_suffix(".json").read_text())["rows"]
+    shown = [name for name in HELD if name in found[0]]
+    rows = [["checkpoint", "teacher", "rate", "probe", "replayed", *(name.replace("_", " ") for name in shown)]]
+    for row in found:
+        s = row["settings"]
+        replayed = f"{s['replay_step']}{' varied' if s.get('replay_vary') else ''}"
+        rows.append([row["checkpoint"], *(f"{s[k]:g}" for k in ("distill", "shared_lr", "probe")), replayed])
+        rows[-1] += [f"{row[name]:.3f}" for name in shown]
+    return "\n".join(markdown(rows))
+
+
+def classes(record: Path) -> str:
+    """What one model makes of every class of the three sets, as `eval.py --json` wrote it down."""
+    tables = []
+    for task, per_class in json.loads(record.with_suffix(".json").read_text())["per_class"].items():
+        count, *shown = COLUMNS[task]
+        rows = [[NAMES[task], count, *shown]]
+        for name, row in per_class.items():
+            amount = f"{100 * row[count]:.1f} %" if count == "pixels" else f"{row[count]:.0f}"
+            rows.append([name, amount, *("-" if row[c] is None else f"{row[c]:.3f}" for c in shown)])
+        tables.append("\n".join(markdown(rows)))
+    return "\n\n".join(tables)
+
+
+def folds(folder: Path) -> str:
+    """One row a way to learn boxes: those of three networks, each on what it held back, as one set of images."""
+    rows = [["three networks", *FOLDED]]
+    for name, title in FOLDS.items():
+        readings = json.loads((folder / f"folds-{name}.json").read_text())["readings"]
+        rows.append([title, *(f"{list(readings.values())[-1][score]:.3f}" for score in FOLDED.values())])
+    return "\n".join(markdown(rows))
+
+
+def speed(record: Path) -> str:
+    """Size and speed of one benchmark, ours beside what a user would pick instead."""
+    r = json.loads(record.with_suffix(".json").read_text())
+    rivals = [r[f"{name}_ms_median"] for name in ("lraspp", "ssdlite", "mobilenet")]
+    rows = [["what", f"{r['size']} x {r['size']}, {r['threads']} threads, {r['precision']}"]]
+    rows.append(["parameters: backbone, neck, head, all", ", ".join(millions(r, p) for p in (*PARTS, ""))])
+    rows.append(["GFLOPs a forward pass", f"{r['gflops']:.2f}"])
+    rows.append(["image tensor to boxes, full-size mask, label: median (95 %)", milliseconds(r, "latency")])
+    rows.append(["LR-ASPP + SSDLite320 + MobileNetV3-Small", f"{sum(rivals):.1f} ms"])
+    rows.append(["ratio", f"{r['latency_ratio']:.2f}"])
+    rows.append(["exported to ONNX: median (95 %), ratio", f"{milliseconds(r, 'exported')}, {r['exported_ratio']:.2f}"])
+    steps = [f"{r[f'train_{stage}_ms_per_image_median']:.0f}" for stage in (*METRICS, "lraspp")]
+    rows.append(["training step an image: seg, det, cls; LR-ASPP", f"{', '.join(steps[:3])}; {steps[3]} ms"])
+    rows.append(
+        [
+            "peak memory: inference, training of a batch",
+            f"{r['inference_peak_mib']:.0f}, {r['training_peak_mib']:.0f} MiB",
+        ]
+    )
+    rows.append(["commit", r["commit"]])
+    return "\n".join(markdown(rows))
+
+
+def backbones(folder: Path) -> str:
+    """One row a backbone: size and speed, and where a chain was run on the real sets, what it ends with."""
+    rows = [["backbone", "parameters", "GFLOPs", "one image", "start", "seeds", *SHOWN]]
+    for r in grid(folder):
+        start, pattern = CHAINS.get(r["backbone"], ("-", ""))
+        files = folder.parent.glob(pattern) if pattern else []
+        ends = [json.loads(path.read_text()) for path in files]
+        row = [f"`{r['backbone']}`", millions(r, ""), f"{r['gflops']:.1f}", f"{r['latency_ms_median']:.0f} ms", start]
+        rows.append([*row, str(len(ends) or "-"), *(spread(ends, metric) for metric in SHOWN)])
+    return "\n".join(markdown(rows))
+
+
+def millions(result: Result, part: str) -> str:
+    """Parameters of a part, or of all."""
+    return f"{result[f'parameters_{part}' if part else 'parameters'] / 1e6:.2f} M"
+
+
+def milliseconds(result: Result, what: str) -> str:
+    """Median and 95th percentile."""
+    return f"{result[f'{what}_ms_median']:.1f} ({result[f'{what}_ms_p95']:.1f}) ms"
+
+
+def runs(results: Path) -> str:
+    """Single runs worth naming: all metrics at the end, and right after each task's own stage where they are chains."""
+    rows = [["run", "mIoU", "mAP", "AP50", "Top-1", "minutes", "commit"]]
+    for file, name in RUNS.items():
+        r = json.loads((results / file).read_text())
+        ends = r.get("rows") or r.get("evaluations") or [r]
+        link = f"[{name}](results/{file})"
+        rows.append([link, *(f"{ends[-1][m]:.3f}" for m in SHOWN), f"{r['minutes']:.1f}", r["commit"]])
+        if len(ends) > 1:
+            own = [[e[m] for e in ends if e["stage"] == OWN[m]][-1] for m in SHOWN]
+            rows.append(["- each task right after its own stage", *(f"{v:.3f}" for v in own), "", ""])
+    return "\n".join(markdown(rows))
+
+
+def settings(result: Result) -> str:
+    """What a cell changes, in short; that it was scored on held-back training images is said above the table."""
+    own = {k: v for k, v in result["settings"].items() if k != "data.holdout"}
+    return ", ".join(f"`{k} {v if isinstance(v, str) else json.dumps(v)}`" for k, v in own.items())
+
+
+def spread(cells: Sequence[Result], metric: str) -> str:
+    """Mean over seeds and range of a metric at the end."""
+    return number([c["rows"][-1][metric] or 0.0 for c in cells]) or "-"

@@ -1,0 +1,59 @@
+"""Where weights come from, as remedies see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.settings.options import build_parser, to_config
+from engine.storage.checkpoint import load_model
+from engine.train import main
+from engine.training.run import Run
+from tests.engine.conftest import TINY
+
+
+def run_of(arguments: Sequence[str]) -> Run:
+    parser = build_parser("test", "")
+    return Run(to_config(parser, parser.parse_args(list(arguments))))
+
+
+@pytest.fixture(scope="module")
+def whole(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the whole tiny network."""
+    runs = tmp_path_factory.mktemp("runs")
+    assert main([*TINY, "--data.root", str(drawn), "--runs", str(runs), "--name", "first", "--stage", "seg"]) == 0
+    return runs / "first" / "seg.pt"
+
+
+def test_every_stage_sees_the_network_that_the_run_began_with(tiny: list[str], whole: Path, tmp_path: Path) -> None:
+    arguments = [*tiny, "--runs", str(tmp_path), "--name", "r", "--init", str(whole), "--continual.hold", "1"]
+    assert main([*arguments, "--stage", "seg"]) == 0
+    other = [*arguments, "--init", "null"]  # what later stages are told about a start does not count
+    theirs = load_model(whole)
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    for held in (run_of(arguments).begin("seg", None).pretrained, run_of(other).begin("det", None).pretrained):
+        assert held is not None
+        torch.testing.assert_close(held.features(image), theirs.features(image))
+        assert not any(p.requires_grad for p in held.parameters())
+
+
+@pytest.mark.parametrize("init", ["null", "backbone:{}"])
+def test_a_network_that_is_not_pretrained_whole_is_no_teacher(init: str, tiny: list[str], whole: Path) -> None:
+    run = run_of([*tiny, "--init", init.format(whole), "--continual.hold", "1"])
+    assert run.begin("seg", None).pretrained is None
+
+
+def test_without_the_remedy_nothing_is_loaded(tiny: list[str], whole: Path) -> None:
+    assert run_of([*tiny, "--init", str(whole)]).begin("seg", None).pretrained is None
+
+
+@pytest.mark.parametrize("remedy", ["hold", "recall"])
+def test_remedies_of_the_start_are_not_asked_when_all_tasks_are_learnt_at_once(
+    remedy: str, tiny: list[str], whole: Path
+) -> None:
+    run = run_of([*tiny, "--init", str(whole), f"--continual.{remedy}", "1"])
+    assert run.begin("seg", None).pretrained is not None
+    assert run.begin("joint", None).pretrained is None

@@ -1,0 +1,44 @@
+"""Batch-norm statistics move in the stages that the setting names, and in no other, to the bit."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.storage.checkpoint import load
+from engine.train import main
+
+
+@pytest.mark.parametrize(
+    ("kept", "moved"),
+    [("never", [True, True]), ("last", [True, False]), ("later", [False, False]), ("always", [False, False])],
+)
+def test_statistics_move_in_the_stages_that_may_move_them(
+    kept: str, moved: list[bool], tiny: list[str], tmp_path: Path
+) -> None:
+    main([*tiny, "--continual.freeze_statistics", kept, "--optim.epochs.seg", "1", "--optim.epochs.cls", "1"])
+    ends = [load(tmp_path / "runs" / "tiny" / f"{stage}.pt")["model"] for stage in ("seg", "det", "cls")]
+    names = [name for name in ends[0] if name.endswith(("running_mean", "running_var"))]
+    assert names
+    changed = [[not torch.equal(a[name], b[name]) for name in names] for a, b in pairwise(ends)]
+    assert [all(stage) for stage in changed] == moved
+    assert [any(stage) for stage in changed] == moved
+    deviations = [value + 1e-5 for name, value in ends[0].items() if name.endswith("running_var")]
+    absorbed = all(torch.allclose(d, torch.ones_like(d), atol=1e-6) for d in deviations)
+    assert absorbed == (kept in ("later", "always")), "filters take up what the next stage keeps, and nothing else"
+    start = 0.0 if "mean" in names[0] else 1.0
+    assert bool((ends[0][names[0]] == start).all()) == (kept == "always")
+
+
+@pytest.mark.parametrize("first", ["later", "never"])
+def test_remedies_compare_weights_that_have_absorbed_the_same(first: str, tiny: list[str], tmp_path: Path) -> None:
+    """Weights that hardly move are where they started, whatever the stage before was said to be followed by."""
+    still = ["--optim.lr", "1e-9", "--optim.epochs.det", "1", "--continual.ewc", "1", "--continual.l2sp", "1"]
+    main([*tiny, "--continual.freeze_statistics", first, "--stage", "seg"])
+    main([*tiny, *still, "--continual.freeze_statistics", "later", "--stage", "det"])
+    losses = load(tmp_path / "runs" / "tiny" / "det.pt")["rows"][-1]["losses"]
+    assert losses["ewc"] < 1e-4
+    assert losses["l2sp"] < 1e-4
