@@ -31,10 +31,11 @@ from engine.storage.device import DTYPES, cpu_name, peak_memory, pick_device, pi
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
 from engine.training.batches import Batch, EpochBatches, collate, make_loader, stable_seed, varied
-from engine.training.start import pretrained_model
+from engine.training.start import pretrained_backbone
 from models.criterion import Criterion
 from models.norms import absorb_statistics
 from models.onehead import OneHead
+from models.pretrained import Pretrained
 from models.targets import Targets
 
 JOINT = "joint"
@@ -148,18 +149,19 @@ class Run:
         vary = partial(varied, augment=self.config.data.augment)
         return Stage(self.tasks_of(stage), old, start, read, model, self.loss, self.pretrained(stage), vary)
 
-    def pretrained(self, stage: str) -> OneHead | None:
-        """The network that this run began with, without gradients, if a remedy asks for it and all of it is there."""
-        config = self.config
-        if stage == JOINT or not (config.continual.hold or config.continual.recall):
+    def pretrained(self, stage: str) -> Pretrained | None:
+        """The backbone that this run began with, if a remedy asks for it and it was not random."""
+        config, asked = self.config, self.config.continual
+        if stage == JOINT or not (asked.hold or asked.recall):
             return None
         if self.previous(stage):
             config = replace(config, init=load(self.folder / f"{config.order[0]}.pt")["config"]["init"])
-        model = pretrained_model(config)
-        if model is None:
-            self.say(f"stage {stage}: hold and recall do nothing, not all of the start is pretrained")
-            return None
-        return model.to(self.device).eval().requires_grad_(False)
+        found = pretrained_backbone(config)
+        if found is None:
+            self.say(f"stage {stage}: hold and recall do nothing, the run began with random weights")
+        elif found.readout is None and asked.recall:
+            self.say(f"stage {stage}: recall does nothing, what the run began with names no pictures")
+        return found.to(self.device) if found else None
 
     def loss(self, model: OneHead, images: Tensor, targets: Targets) -> Tensor | None:
         """The training loss of a network on some images, None where none of them is annotated."""
