@@ -1,6 +1,6 @@
-"""Write the tables of README.md, report.md and docs/search-log.md from the records in results/: `python -m scripts.fill_tables`.
+"""Write the tables of README.md, report.md and docs/search-log.md: `python -m scripts.fill_tables`.
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; its content is made here from the records alone, so
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; its content is made here from results/ alone, so
 text and records cannot drift apart. `--check` writes nothing and fails where they have.
 """
 

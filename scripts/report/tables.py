@@ -183,7 +183,7 @@ def comparison(folder: Path) -> str:
 
 
 def ablation(folder: Path) -> str:
-    """One row a remedy: every metric at the end of the chain and its mean relative drop against single-task networks."""
+    """One row a remedy: metrics at the end of the chain, their mean relative drops against single-task networks."""
     chains, singles = chains_and_singles(grid(folder))
     own = {m: number([r["rows"][-1][m] for r in singles if r["stage"] == OWN[m]]) for m in HEADLINE.values()}
     rows = [["remedy", *(name for m in own for name in (m, "drop")), "backward transfer"]]
@@ -193,7 +193,8 @@ def ablation(folder: Path) -> str:
         row = [title]
         for metric in own:
             drops = [c["drops"][metric] for c in cells]
-            row += [number([d["after"] for d in drops]), f"{round(100 * statistics.mean(d['relative'] for d in drops))} %"]
+            lost = round(100 * statistics.mean(d["relative"] for d in drops))
+            row += [number([d["after"] for d in drops]), f"{lost} %"]
         rows.append([*row, transfer(cells)])
     return "\n".join(markdown(rows))
 
