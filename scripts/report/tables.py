@@ -60,7 +60,7 @@ FOLDS = {
     "chain": "the same after stage 1, with the remedies",
     "chain-48": "the same in 48 epochs instead of 24",
 }
-FOLDED = {"AP50": "AP50", "mAP": "mAP", "over all classes at once": "pooled", "classes ignored": "nameless"}
+FOLDED = {"AP50": "AP50", "mAP": "mAP", "pooled over classes": "pooled", "class-agnostic": "nameless"}
 """Rows and columns of the table of folds."""
 
 ABLATION = {
