@@ -80,25 +80,33 @@ def _found(tree: Tree, split: str, place: Place, kind: Kind, reasons: list[str])
         reasons.append(odd)
         return None
     images = [folder.path / name for folder, _ in places for name in folder.images]
-    layout = f"{_WHAT[kind]} in {_listed(tree, [f for _, f in places])}, images in {_listed(tree, [i for i, _ in places])}"
+    of_files, of_images = _listed(tree, [files for _, files in places]), _listed(tree, [some for some, _ in places])
+    layout = f"{_WHAT[kind]} in {of_files}, images in {of_images}"
     if split != ALL and min(ranks) == 2:
-        top = common([folder.names for each in places for folder in each])
-        stems = {path.stem for path in images}
-        lists = [found for depth in range(len(top), -1, -1) for found in split_lists(tree, top[:depth], split, stems, "main")]
-        if not lists:
+        listed = _list_of(tree, common([folder.names for each in places for folder in each]), split, images)
+        if listed is None:
             return None
-        images = [path for path in images if path.stem in lists[0][1]]
-        layout += f", listed in {tree.relative(lists[0][0])}"
-    # An image without XML file is not annotated; one without text file has no objects.
-    kept = {image for image, _ in pairs} if kind == "xml" else set(images)
-    images = [path for path in images if path in kept]
-    wanted = set(images)
+        images = [path for path in images if path.stem in listed[1]]
+        layout += f", listed in {tree.relative(listed[0])}"
+    annotated = {image for image, _ in pairs}
+    bare = [path for path in images if path not in annotated]
+    notes = split_note(split)
+    if kind == "xml":  # An image without XML file is not annotated; one without text file has no objects.
+        images = [path for path in images if path in annotated]
+    elif bare:
+        notes += (f"{len(bare)} images without a text file (no objects): {listing(path.name for path in bare)}",)
+    wanted, files = set(images), place[1].path
     pairs = [pair for pair in pairs if pair[0] in wanted]
-    bare = [path.name for path in images if path not in {image for image, _ in pairs}]
-    notes = (*split_note(split), *([f"{len(bare)} images without a text file (no objects): {listing(bare)}"] if bare else []))
-    return Found(
-        "det", split, layout, tree.root.joinpath(*place[1].names), tuple(images), place[1].path, pairs=tuple(pairs), notes=notes
-    )
+    return Found("det", split, layout, files, tuple(images), files, pairs=tuple(pairs), notes=notes)
+
+
+def _list_of(tree: Tree, top: tuple[str, ...], split: str, images: Sequence[Path]) -> tuple[Path, set[str]] | None:
+    """Return the nearest list of a split that names some of the images, and the stems in it."""
+    stems = {path.stem for path in images}
+    for depth in range(len(top), -1, -1):
+        for listed in split_lists(tree, top[:depth], split, stems, "main"):
+            return listed
+    return None
 
 
 def _listed(tree: Tree, folders: Sequence[Folder]) -> str:

@@ -89,9 +89,17 @@ def _found_cls(tree: Tree, split: str, best: _Classes) -> Found:
         *_lonely("class folders without image (left out)", sorted(empty)),
         *_lonely("folders with images that are no classes (left out)", sorted(best.passed_over)),
         *_lonely("images beside the class folders (left out)", folder.images),
-        *_lonely("folders inside class folders (their images are of the class above)", best.nested),
+        *_nested(best),
     )
     return Found("cls", split, _layout(tree, best), folder.path, tuple(paths), notes=notes)
+
+
+def _nested(best: _Classes) -> tuple[str, ...]:
+    """Return what is to be said about folders in class folders."""
+    inner = [PurePosixPath(path).parts for path in best.nested]
+    shelves = best.nested and all(is_shelf(names[0], names[1:2]) for names in inner)
+    what = "are classes, on shelves of one letter" if shelves else "inside class folders: their images are of those"
+    return (f"{len(best.nested)} folders {what} ({listing(best.nested)})",) if best.nested else ()
 
 
 def _lonely(what: str, names: Sequence[str]) -> tuple[str, ...]:

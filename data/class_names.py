@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ BOX_FILES = (
 )
 """The same for text files of boxes."""
 _MAX_BYTES = 500_000
-_IGNORED = frozenset({"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown"})
+IGNORED = frozenset({"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown", "border"})
+"""Names of what counts as no class."""
 _BACKGROUND = frozenset({"background", "bg"})
 
 
@@ -38,7 +39,7 @@ class ClassNames:
     """Classes in their order, what a mask holds of them, and the file that says so (None: nobody does)."""
 
     names: tuple[str, ...]
-    coding: MaskCoding = MaskCoding()
+    coding: MaskCoding = field(default_factory=MaskCoding)
     source: Path | None = None
 
 
@@ -205,7 +206,7 @@ def _by_value(entries: list[_Entry], path: Path) -> ClassNames:
     ordered = sorted(entries, key=lambda entry: entry.value or 0)
     if entries[0].colour is not None:
         ordered = entries
-    classes = [e for e in ordered if not (normal_name(e.name) in _IGNORED and e.value == VOID)]
+    classes = [e for e in ordered if not (normal_name(e.name) in IGNORED and e.value == VOID)]
     meaning = {e.value or 0: index for index, e in enumerate(classes)}
     colours = {e.colour: index for index, e in enumerate(classes) if e.colour is not None}
     same = all(value == index for value, index in meaning.items())

@@ -20,7 +20,7 @@ def file_forms(file_name: object) -> list[PurePosixPath]:
     texts = [text]
     try:
         url = urlsplit(text)
-        texts += [value for value in parse_qs(url.query).get("d", [])] + [url.path]
+        texts += [*parse_qs(url.query).get("d", []), url.path]
     except ValueError:
         pass
     texts += [unquote(form) for form in texts if "%" in form]

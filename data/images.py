@@ -124,8 +124,8 @@ def read_mask(
                 f"its image {size[0]} x {size[1]}; save the mask at the size of its image"
             )
         image.load()
-        if image.mode == "P" and coding.colours and _palette_of(image) <= coding.colours.keys():
-            image = image.convert("RGB")  # noqa: PLW2901
+        if image.mode == "P" and coding.colours and _is_coloured_by(image, coding.colours):
+            image = image.convert("RGB")
         if image.mode == "1":
             return _checked(path, np.asarray(image, dtype=np.uint8), num_classes)
         if image.mode in _INDEX_MODES:
@@ -137,11 +137,11 @@ def read_mask(
         raise DataError(f"{path}: a mask of mode {image.mode}; save a palette PNG whose index is the class")
 
 
-def _palette_of(image: Image.Image) -> set[tuple[int, int, int]]:
-    """Return the colours that the pixels of a palette image have."""
+def _is_coloured_by(image: Image.Image, classes: Mapping[tuple[int, int, int], int]) -> bool:
+    """Tell whether most of the colours that the pixels of a palette image have are those of classes."""
     colours = np.frombuffer(bytes(image.getpalette("RGB") or b""), dtype=np.uint8).reshape(-1, 3).tolist()
-    used = np.unique(np.asarray(image)).tolist()
-    return {tuple(colours[index]) for index in used if index < len(colours)}
+    used = [tuple(colours[index]) for index in np.unique(np.asarray(image)).tolist() if index < len(colours)]
+    return 2 * sum(colour in classes for colour in used) > len(used)
 
 
 def _checked(

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from data.alike import alike, common, parts
 from data.images import JPEG_SUFFIXES, looks_like_mask
-from data.tree import ALL, Folder, Found, Tree, listing, other_set, role_of, split_note, split_of, split_rank, words
-
+from data.tree import ALL, Folder, Found, Tree, listing, other_set, role_of, split_note, split_rank, words
 from data.voc import masks_in_one_folder, pair_in_one_folder, pair_names, split_lists
 
 _MAX_TRIED = 200
@@ -117,14 +116,15 @@ def _images_of(tree: Tree, masks: Folder, split: str) -> _Place | None:
 
 
 def _found_seg(tree: Tree, split: str, place: _Place) -> Found | None:
-    """Pair the files of two folders and of those like them, as far as folder name or split list put them in the split."""
+    """Pair the files of two folders and of those like them, as far as names or a split list put them in the split."""
     images, masks = place.images, place.masks
     image_rank, mask_rank = split_rank(images.names, split), split_rank(masks.names, split)
     if 3 in (image_rank, mask_rank) or not _are_masks(masks, place.pairs):
         return None
     places = _together(tree, place, split)
     top = common([folder.names for each in places for folder in (each.images, each.masks)])
-    layout = f"images in {_listed(tree, [p.images for p in places])}, masks in {_listed(tree, [p.masks for p in places])}"
+    of_images, of_masks = ([getattr(p, kind) for p in places] for kind in ("images", "masks"))
+    layout = f"images in {_listed(tree, of_images)}, masks in {_listed(tree, of_masks)}"
     stems = {stem for each in places for stem in each.pairs}
     # A folder shared by all splits says nothing about this one: what has no partner belongs elsewhere.
     unpaired = [n for each in places for n in each.lonely_images] if image_rank == min(image_rank, mask_rank) else []

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from data.class_names import ClassNames, find_names, for_classes
+from data.class_names import IGNORED, ClassNames, find_names, for_classes
 from data.classes import VOC_CLASSES, NameIndex, normal_name, one_form
 from data.errors import DataError
 from data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, holds_only, image_size
@@ -181,6 +181,10 @@ def _positions(found: Found, own: ClassNames, classes: Sequence[str]) -> list[in
     """Return the position of every class of the set among `classes`. Raises DataError if one has none."""
     index = NameIndex(classes)
     positions = [index(name) for name in own.names]
+    same = sum(position == place for place, position in enumerate(positions))
+    if len(own.names) == len(classes) and 2 * same >= len(classes):
+        return list(range(len(classes)))  # the same classes in the same order, some of them spelled in another way
+    positions = [VOID if normal_name(n) in IGNORED and p is None else p for n, p in zip(own.names, positions)]
     unknown = [name for name, position in zip(own.names, positions) if position is None]
     if unknown:
         raise DataError(

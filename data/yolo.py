@@ -94,7 +94,8 @@ def _names(found: Found) -> ClassNames | None:
 def _by_number(own: ClassNames | None, used: set[int]) -> tuple[dict[int, str], tuple[str, ...]]:
     """Return number -> name for all numbers in use; a number without a name stands for itself."""
     if own is None:
-        return {n: str(n) for n in sorted(used)}, ("no file names the classes (data.yaml, classes.txt): they are numbers",)
+        note = "no file names the classes (data.yaml, classes.txt): they are numbers"
+        return {number: str(number) for number in sorted(used)}, (note,)
     values = own.coding.values or {index: index for index in range(len(own.names))}
     names = {value: own.names[index] for value, index in values.items()}
     missing = sorted(used - names.keys())

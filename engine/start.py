@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from accelerate.utils import set_seed
 from engine.checkpoint import build_model, load, load_backbone, load_model, load_weights, read_shape, stage0_path
 from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config
 from engine.errors import UserError
+from engine.seen import listed
 from models.backbones.timm_features import TimmFeatures
 from models.onehead import OneHead
 
@@ -28,17 +30,52 @@ if TYPE_CHECKING:
 def start_model(run: Run, name: str, unfinished: dict[str, Any] | None) -> tuple[OneHead, dict[str, Any]]:
     """The model that a stage starts from and the remedies' state, by the precedence at the top of this file."""
     config, before = run.config, run.previous(name)
+    path = run.folder / ("last.pt" if unfinished else f"{before}.pt")
+    check_data(run, name, unfinished or (load(path) if before else None), path)
     if unfinished:
         run.say(f"stage {name}: resumed after epoch {unfinished['epoch']}")
-        return build_model(unfinished, str(run.folder / "last.pt")), unfinished["remedies"]
+        return build_model(unfinished, str(path)), unfinished["remedies"]
     if before:
-        path = run.folder / f"{before}.pt"
         run.say(f"stage {name}: starts from {path}")
         return load_model(path), load(path)["remedies"]
     set_seed(config.seed)
     model = OneHead(config.model, run.classes, config.data.size)
     run.say(f"stage {name}: starts from {first_weights(model, config)}")
     return model, {}
+
+
+def check_data(run: Run, name: str, content: dict[str, Any] | None, path: Path) -> None:
+    """Say what of the data differs from that which a stage's start was trained with.
+
+    Other images are a note; raises UserError for other classes, for which the network has no rows.
+    """
+    if content is None:
+        return
+    for task, names in content["classes"].items():
+        own = run.classes.get(task, ())
+        if list(own) != list(names):
+            raise UserError(
+                f"stage {name}: the classes of {task} were {_some(names)} when {path} was written, and are "
+                f"{_some(own)} in {run.config.data.root} now: give the data it was trained with, or train anew with "
+                "another --name"
+            )
+    learnt = [task for task in run.digests if task in (*content.get("old", ()), content.get("stage"))]
+    seen, now = listed(content), {digest for task in learnt for digest in run.digests[task]}
+    if seen is None or not learnt:
+        return
+    first = run.start_file(run.config.order[0])
+    inherited = (listed(load(first)) or set()) if first and first.is_file() else set()
+    new, gone = len(now - seen), len(seen - now - inherited)
+    if new or gone:
+        run.say(
+            f"note: stage {name}: the training images of {', '.join(learnt)} are not those that {path} has learnt from "
+            f"({new} new, {gone} gone)"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5]) or "none"
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def first_weights(model: OneHead, config: Config) -> str:
