@@ -95,7 +95,7 @@ def _folders_of(found: Found, classes: Sequence[str] | None) -> dict[Path, str]:
 
 def _imagenette_order(found: Found) -> str:
     """Return why numbers can be taken for positions among Imagenette's classes; empty if they cannot."""
-    if "imagenette" in str(found.folder.absolute()).lower():
+    if any("imagenette" in name.lower() for name in found.folder.absolute().parts[-3:]):
         return "the set is called so"
     if all(_IMAGENET_FILE.match(path.name) for path in found.images):
         return "its files are named as those of ImageNet"
