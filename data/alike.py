@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
-from data.class_names import find_names
+from data.class_names import BOX_FILES, MASK_FILES, find_names
 from data.tree import Folder, Tree, split_of
 
 Names = tuple[str, ...]
@@ -52,7 +52,7 @@ def parts(tree: Tree, place: Place, others: Sequence[Place]) -> list[Place]:
     groups = dict.fromkeys(map(_above, every))
     if len(groups) > 1:
         plain = {re.sub(r"\d+", "", "/".join(names)) for names in groups}
-        named = find_names(tree.root.joinpath(*names) for names in groups)
+        named = find_names((tree.root.joinpath(*names) for names in groups), (*MASK_FILES, *BOX_FILES))
         if named is not None or (len(groups) < 3 and len(plain) > 1):
             every = [each for each in every if _above(each) == _above(place)]
     return sorted(every, key=lambda each: each[1].names)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from data.alike import Place, alike, common, parts
 from data.classes import one_form
-from data.tree import ALL, Folder, Found, Tree, listing, split_note, split_rank
+from data.tree import ALL, Folder, Found, Tree, listing, other_set, split_note, split_rank
 from data.voc import split_lists
 from data.voc_xml import looks_like_xml
 from data.yolo import looks_like_yolo
@@ -95,6 +95,9 @@ def _found(tree: Tree, split: str, place: Place, kind: Kind, reasons: list[str])
         images = [path for path in images if path in annotated]
     elif bare:
         notes += (f"{len(bare)} images without a text file (no objects): {listing(path.name for path in bare)}",)
+    apart = [other for other in others if other not in places]
+    if apart:
+        notes += (other_set(f"{_WHAT[kind]} in {_listed(tree, [files for _, files in apart])}"),)
     wanted, files = set(images), place[1].path
     pairs = [pair for pair in pairs if pair[0] in wanted]
     return Found("det", split, layout, files, tuple(images), files, pairs=tuple(pairs), notes=notes)

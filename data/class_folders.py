@@ -50,8 +50,11 @@ class _Classes:
         return (*self.rank, -self.known, -len(self.images), self.parent.names)
 
 
-def find_cls(tree: Tree, split: str) -> Found | None:
-    """Take the folder that holds most class folders: as its name says, then by known class names."""
+def find_cls(tree: Tree, split: str, reasons: list[str]) -> Found | None:
+    """Take the folder that holds most class folders: as its name says, then by known class names.
+
+    `reasons` gets a sentence for a folder with one class folder only, which may be anything.
+    """
     candidates: list[_Classes] = []
     inside: set[tuple[str, ...]] = set()
     for folder in tree.folders:  # from above: what lies in a class folder is of that class
@@ -61,9 +64,12 @@ def find_cls(tree: Tree, split: str) -> Found | None:
         if folder.names in inside or not folder.folders or rank == 3:
             continue
         found = _classes_in(tree, folder, split, rank)
-        if not found.images or (len(found.images) == 1 and not found.known and rank > 0):
+        if len(found.images) == 1 and not found.known and rank > 0:
+            only = f"{tree.relative(folder.path)}/ holds one folder of images only, {next(iter(found.images))}/"
+            reasons += [f"{only}: for a set of one class name the folder around it classification"]
+        elif not found.images:
             continue
-        if not _are_sets(tree, found, split):
+        elif not _are_sets(tree, found, split):
             candidates.append(found)
             inside |= {(*folder.names, name) for name in found.images}
     if not candidates:

@@ -182,10 +182,12 @@ def _coded(entries: list[_Entry], path: Path) -> ClassNames:
     entries = _background_first(entries)
     if all(entry.value is not None for entry in entries):
         return _by_value(entries, path)
+    if any(entry.colour is None for entry in entries):
+        return ClassNames(tuple(entry.name for entry in entries), source=path)
+    ignored = {entry.colour: VOID for entry in entries if normal_name(entry.name) in IGNORED}
+    entries = [entry for entry in entries if entry.colour not in ignored]
     names = tuple(entry.name for entry in entries)
-    colours = {entry.colour: index for index, entry in enumerate(entries) if entry.colour is not None}
-    if len(colours) < len(entries):
-        return ClassNames(names, source=path)
+    colours = {entry.colour: index for index, entry in enumerate(entries) if entry.colour is not None} | ignored
     values = {entry.value: index for index, entry in enumerate(entries) if entry.value is not None}
     return ClassNames(names, MaskCoding(values or None, colours), path)
 

@@ -176,7 +176,8 @@ def _by_colour(path: Path, colours: np.ndarray, num_classes: int, coding: MaskCo
     red, green, blue = (colours[..., channel].astype(np.uint32) for channel in range(3))
     codes = red << 16 | green << 8 | blue
     palette = voc_palette().tolist()
-    known = coding.colours or {tuple(palette[index]): index for index in (*range(num_classes), VOID)}
+    known = coding.colours or {tuple(palette[index]): index for index in range(num_classes)}
+    known = {tuple(palette[VOID]): VOID, **known}
     table = np.full(1 << 24, -1, dtype=np.int16)
     for (r, g, b), index in known.items():
         table[r << 16 | g << 8 | b] = index

@@ -42,7 +42,7 @@ class _Search:
             ]
         if self.task == "seg":
             return [partial(find_seg, self.tree, reasons=self.reasons)]
-        return [partial(find_cls, self.tree)]
+        return [partial(find_cls, self.tree, reasons=self.reasons)]
 
     def first(self, splits: tuple[str, ...]) -> Found | None:
         """Return what the first finder that finds any of the splits finds."""

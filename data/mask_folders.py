@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 
 from data.alike import alike, common, parts
-from data.images import JPEG_SUFFIXES, looks_like_mask
+from data.images import JPEG_SUFFIXES, MASK_SUFFIXES, looks_like_mask
 from data.tree import ALL, Folder, Found, Tree, listing, other_set, role_of, split_note, split_rank, words
 from data.voc import masks_in_one_folder, pair_in_one_folder, pair_names, split_lists
 
-_MAX_TRIED = 200
-"""Candidates looked into, likely ones first: a tree of many folders must not take for ever."""
-_MAX_NEAR = 2_000
+_MAX_TRIED, _MAX_UNNAMED = 200, 30
+"""Candidates looked into, likely ones first, and those whose names say nothing: many folders must not take for ever."""
+_MAX_NEAR = 500
 """Folders around masks that are looked through for their images."""
 _MAX_OTHERS = 10
 """Candidates looked into for a second set, which is only mentioned."""
@@ -53,15 +53,16 @@ def find_seg(tree: Tree, split: str, reasons: list[str]) -> Found | None:
     `reasons` gets a sentence for what looked like masks and is none.
     """
     found: Found | None = None
-    best = tried = 0
+    best = tried = unnamed = 0
     for fits, masks in _candidates(tree, split)[:_MAX_TRIED]:
         tried += found is not None
-        if found is not None and (fits != best or tried > _MAX_OTHERS):
+        unnamed += role_of(masks.names) != "mask"
+        if unnamed > _MAX_UNNAMED or (found is not None and (fits != best or tried > _MAX_OTHERS)):
             break
         place = _images_of(tree, masks, split) if _may_be_masks(masks) else None
         other = _found_seg(tree, split, place) if place is not None else None
         if other is None:
-            reasons += _jpeg_masks(tree, masks)
+            reasons += _why_not(tree, masks) if fits < 3 else []
         elif found is None:
             found, best = other, fits
         elif not {mask for _, mask in other.pairs} & {path for pair in found.pairs for path in pair}:
@@ -83,12 +84,20 @@ def _candidates(tree: Tree, split: str) -> list[tuple[int, Folder]]:
     return [(ranks[0], folder) for ranks, _, folder in sorted(ranked, key=lambda entry: entry[:2])]
 
 
-def _jpeg_masks(tree: Tree, folder: Folder) -> list[str]:
-    """Return a sentence about a folder of masks that holds nothing but JPEG files."""
-    if folder.masks or role_of(folder.names[-1:]) != "mask" or not folder.with_suffix(JPEG_SUFFIXES):
-        return []
+def _why_not(tree: Tree, folder: Folder) -> list[str]:
+    """Return a sentence about a folder called masks or the like that does not do; [] for any other folder."""
     where = f"{tree.relative(folder.path)}/"
-    return [f"the masks in {where} are JPEG files, which blur the indices of classes: save them as PNG"]
+    if role_of(folder.names[-2:]) != "mask":
+        return []
+    if not folder.masks:
+        jpeg = bool(folder.with_suffix(JPEG_SUFFIXES))
+        return [f"the masks in {where} are JPEG files, which blur the indices of classes: save them as PNG"] * jpeg
+    for depth in range(len(folder.names) - 1, -1, -1):
+        for near in islice(tree.below(folder.names[:depth]), _MAX_NEAR):
+            if near.images and role_of(near.names) != "mask":
+                images = f"{tree.relative(near.path)}/ holds {near.images[0]}"
+                return [f"no image is named after the masks in {where}, such as {folder.masks[0]}: {images}"]
+    return []
 
 
 def _pairs(images: Folder, masks: Folder) -> dict[str, tuple[str, str]]:
@@ -119,7 +128,7 @@ def _found_seg(tree: Tree, split: str, place: _Place) -> Found | None:
     """Pair the files of two folders and of those like them, as far as names or a split list put them in the split."""
     images, masks = place.images, place.masks
     image_rank, mask_rank = split_rank(images.names, split), split_rank(masks.names, split)
-    if 3 in (image_rank, mask_rank) or not _are_masks(masks, place.pairs):
+    if 3 in (image_rank, mask_rank) or not _are_masks(masks, place.pairs) or _are_both_drawn(place):
         return None
     places = _together(tree, place, split)
     top = common([folder.names for each in places for folder in (each.images, each.masks)])
@@ -153,6 +162,14 @@ def _are_masks(folder: Folder, pairs: dict[str, tuple[str, str]]) -> bool:
     """Tell by the name, else by the first files; the name first: a broken mask must not be passed over."""
     first = (folder.path / mask for _, mask in islice(pairs.values(), 3))
     return role_of(folder.names) == "mask" or all(map(looks_like_mask, first))
+
+
+def _are_both_drawn(place: _Place) -> bool:
+    """Tell whether nothing says which of two folders holds masks, and the images look like masks too: drawn classes."""
+    if place.images is place.masks or role_of(place.masks.names) == "mask" or role_of(place.images.names):
+        return False
+    first = [place.images.path / image for image, _ in islice(place.pairs.values(), 3)]
+    return all(path.suffix.lower() in MASK_SUFFIXES and looks_like_mask(path) for path in first)
 
 
 def _may_be_masks(folder: Folder) -> bool:

@@ -40,7 +40,7 @@ SET_WORDS: dict[str, Task] = {
 }  # fmt: skip
 MASK_WORDS = frozenset({
     "mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots", "gt", "truth",
-    "target", "targets", "segmentationclass",
+    "target", "targets", "segmentationclass", "gtfine", "gtcoarse",
 })  # fmt: skip
 IMAGE_WORDS = frozenset({
     "image", "images", "img", "imgs", "jpeg", "jpegs", "jpg", "photo", "photos", "picture", "pictures",

@@ -158,3 +158,22 @@ def test_coco_comes_before_other_formats(tmp_path: Path) -> None:
     draw_image(tmp_path / "a" / "test" / "images" / "x.jpg")
     write(tmp_path / "a" / "test" / "labels" / "x.txt", f"0 {YOLO_BOX}")
     assert load_set(tmp_path, "det").classes == ("cat", "dog")
+
+
+def test_equal_names_in_two_folders_keep_their_own_boxes(tmp_path: Path) -> None:
+    for k, folder in enumerate(("cam1", "cam2")):
+        draw_image(tmp_path / "images" / "val" / folder / "0.jpg")
+        write(tmp_path / "labels" / "val" / folder / "0.txt", f"{k} {YOLO_BOX}")
+    write(tmp_path / "data.yaml", "names: [cat, dog]")
+    found = load_set(tmp_path, "det", "val")
+    assert [(r.image.parent.name, r.labels.tolist()) for r in found.records] == [("cam1", [0]), ("cam2", [1])]
+
+
+def test_of_two_projects_one_is_read_and_the_other_mentioned(tmp_path: Path) -> None:
+    for name in ("birds", "cars"):
+        draw_image(tmp_path / name / "images" / "0.jpg")
+        write(tmp_path / name / "labels" / "0.txt", f"0 {YOLO_BOX}")
+        write(tmp_path / name / "classes.txt", f"{name}\n")
+    found = load_set(tmp_path, "det")
+    assert found.classes == ("birds",)
+    assert any("another set, not used (YOLO text files in cars/labels/)" in note for note in found.notes)

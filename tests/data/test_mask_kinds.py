@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -195,3 +196,42 @@ def test_jpeg_masks_are_named(tmp_path: Path) -> None:
         draw_image(tmp_path / "val" / folder / "a.jpg")
     with pytest.raises(DataError, match=r"the masks in val/masks/ are JPEG files, which blur"):
         load_set(tmp_path, "seg", "val")
+
+
+def test_masks_that_fit_no_image_are_named_with_one_of_each_side(tmp_path: Path) -> None:
+    draw_image(tmp_path / "val" / "images" / "a.jpg")
+    draw_mask(tmp_path / "val" / "masks" / "b.png")
+    with pytest.raises(DataError, match=r"after the masks in val/masks/, such as b.png: val/images/ holds a.jpg"):
+        load_set(tmp_path, "seg", "val")
+
+
+def test_camvid(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        draw_image(tmp_path / "CamVid" / split / f"{split}_1.png")
+        save(tmp_path / "CamVid" / f"{split}_labels" / f"{split}_1_L.png", COLOURS[thirds()])
+    (tmp_path / "CamVid" / "class_dict.csv").write_text("name,r,g,b\nroad,48,112,32\nVoid,0,0,0\nwall,176,112,32\n")
+    found = load_set(tmp_path, "seg", "val")
+    assert [record.image.name for record in found.records] == ["val_1.png"]
+    assert found.classes == ("road", "wall")
+    np.testing.assert_array_equal(masks_of(found)[0], np.array([VOID, 0, 1])[thirds()])
+
+
+def test_images_and_masks_of_many_cases_in_folders_of_their_own(tmp_path: Path) -> None:
+    for case in ("TCGA_CS_4941", "TCGA_DU_7010", "TCGA_HT_A61B"):
+        for k in (1, 2):
+            draw_image(tmp_path / "mri" / "kaggle_3m" / case / f"{case}_{k}.tif")
+            save(tmp_path / "mri" / "kaggle_3m" / case / f"{case}_{k}_mask.tif", thirds())
+    (tmp_path / "mri" / "kaggle_3m" / "data.csv").write_text("patient,age\n1,40\n")
+    found = load_set(tmp_path, "seg")
+    assert len(found.records) == 6
+    assert all(record.mask and record.mask.stem == f"{record.image.stem}_mask" for record in found.records)
+
+
+def test_many_class_folders_that_look_like_masks_take_little_time(tmp_path: Path) -> None:
+    for k in range(400):
+        draw_mask(tmp_path / "val" / f"c{k}" / "0.png", np.full((4, 4), k % 200, dtype=np.uint8))
+    began = time.process_time()
+    with pytest.raises(DataError, match="no val split of a segmentation set"):
+        load_set(tmp_path, "seg", "val")
+    assert time.process_time() - began < 10
+    assert len(load_set(tmp_path, "cls", "val").records) == 400
