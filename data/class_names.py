@@ -138,13 +138,13 @@ def _from_table(rows: list[list[str]]) -> list[_Entry]:
     head = [cell.lower() for cell in rows[0]]
     if not any(cell.isdecimal() for cell in head):
         rows = rows[1:]
-    width = min(map(len, rows), default=0)
+    width = min(map(len, (head, *rows)))
     numeric = [k for k in range(width) if all(row[k].isdecimal() for row in rows)]
     naming = [k for k in range(width) if k not in numeric]
     if len(naming) != 1 or not rows:
         raise ValueError("no column of names")
     if len(numeric) >= 3:
-        r, g, b = [k for k in numeric if head[k] not in _VALUE_WORDS][:3]
+        r, g, b = ([k for k in numeric if head[k] not in _VALUE_WORDS] + numeric)[:3]
         return [_Entry(row[naming[0]], colour=(int(row[r]), int(row[g]), int(row[b]))) for row in rows]
     return [_Entry(row[naming[0]], int(row[numeric[0]]) if numeric else None) for row in rows]
 
@@ -184,7 +184,7 @@ def _coded(entries: list[_Entry], path: Path) -> ClassNames:
         return _by_value(entries, path)
     if any(entry.colour is None for entry in entries):
         return ClassNames(tuple(entry.name for entry in entries), source=path)
-    ignored = {entry.colour: VOID for entry in entries if normal_name(entry.name) in IGNORED}
+    ignored = {e.colour: VOID for e in entries if e.colour is not None and normal_name(e.name) in IGNORED}
     entries = [entry for entry in entries if entry.colour not in ignored]
     names = tuple(entry.name for entry in entries)
     colours = {entry.colour: index for index, entry in enumerate(entries) if entry.colour is not None} | ignored
