@@ -138,7 +138,9 @@ def _from_table(rows: list[list[str]]) -> list[_Entry]:
     head = [cell.lower() for cell in rows[0]]
     if not any(cell.isdecimal() for cell in head):
         rows = rows[1:]
-    width = min(map(len, (head, *rows)))
+    width = len(head)
+    if any(len(row) != width for row in rows):
+        raise ValueError("rows of different length")
     numeric = [k for k in range(width) if all(row[k].isdecimal() for row in rows)]
     naming = [k for k in range(width) if k not in numeric]
     if len(naming) != 1 or not rows:

@@ -237,7 +237,7 @@ def test_many_class_folders_that_look_like_masks_take_little_time(tmp_path: Path
     assert len(load_set(tmp_path, "cls", "val").records) == 400
 
 
-def test_a_table_whose_head_is_too_short_is_still_read(tmp_path: Path) -> None:
+def test_an_uneven_table_names_no_classes(tmp_path: Path) -> None:
     val_set(tmp_path, COLOURS[thirds()])
     (tmp_path / "class_dict.csv").write_text("name,rgb\nbackground,0,0,0\nroad,48,112,32\nwall,176,112,32\n")
     assert "assumed" in load_set(tmp_path, "seg", "val").layout
