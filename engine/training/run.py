@@ -20,6 +20,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from continual import Remedy, Stage, remedies
 from data.catalog import load_set, summary
 from data.dataset import TaskDataset
+from data.errors import SetNotFound
 from data.transforms import Augment
 from data.types import TASKS, Task, TaskSet
 from engine.evaluation.evaluate import Evaluation, Evaluator
@@ -68,13 +69,15 @@ class Run:
         self.is_main = self.accelerator.is_main_process
         self.overfit = overfit
         self.train_sets, eval_sets = read_sets(config, overfit)
-        for task in TASKS:
+        for task in self.train_sets:
             self.say(summary(self.train_sets[task]))
             self.say(f"evaluated on: {eval_sets[task].split}, {len(eval_sets[task].records)} images\n")
         self.digests: dict[str, list[str]] = {
-            task: digests(r.image for r in self.train_sets[task].records) for task in TASKS
+            task: digests(r.image for r in task_set.records) for task, task_set in self.train_sets.items()
         }
-        self.classes: dict[str, tuple[str, ...]] = {task: self.train_sets[task].classes for task in TASKS}
+        self.classes: dict[str, tuple[str, ...]] = {
+            task: self.train_sets[task].classes if task in self.train_sets else () for task in TASKS
+        }
         self.evaluator = Evaluator(eval_sets, config.data.size)
         self.remedies: dict[str, Remedy] = remedies(config.continual)
         self.tracker: Tracker
@@ -98,7 +101,7 @@ class Run:
 
     def tasks_of(self, stage: str) -> tuple[Task, ...]:
         """Tasks that a stage learns."""
-        return TASKS if stage == JOINT else tuple(t for t in TASKS if t == stage)
+        return tuple(t for t in self.train_sets if stage in (t, JOINT))
 
     def previous(self, stage: str) -> str | None:
         """The stage before, in this run's order."""
@@ -239,18 +242,27 @@ class Run:
 
 
 def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], dict[Task, TaskSet]]:
-    """Training and evaluation sets of all three tasks; the same few images for both in the overfit test."""
+    """Training and evaluation sets of all three tasks; the same few images for both in the overfit test.
+
+    A task that is in no stage may have no set. Raises DataError for any other set that is missing or broken.
+    """
     root, holdout, fold = config.data.root, config.data.holdout, config.data.fold
     train: dict[Task, TaskSet] = {}
     held: dict[Task, TaskSet] = {}
     for task in TASKS:
-        train[task] = load_set(root, task, "train", part="fit" if holdout else "all", fold=fold)
-        if overfit:
-            train[task] = held[task] = first(train[task], overfit)
-        elif holdout:
-            held[task] = load_set(root, task, "train", train[task].classes, part="choose", fold=fold)
-        else:
-            held[task] = load_set(root, task, "val", train[task].classes)
+        try:
+            learnt = load_set(root, task, "train", part="fit" if holdout else "all", fold=fold)
+            if overfit:
+                learnt = scored = first(learnt, overfit)
+            elif holdout:
+                scored = load_set(root, task, "train", learnt.classes, part="choose", fold=fold)
+            else:
+                scored = load_set(root, task, "val", learnt.classes)
+        except SetNotFound:
+            if task in config.order:
+                raise
+            continue
+        train[task], held[task] = learnt, scored
     return train, held
 
 
