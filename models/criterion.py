@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
@@ -117,7 +118,7 @@ class Criterion:
         A count of 0 means that no process needs the terms, so all leave them out together.
         """
         objects = torch.full_like(targets.classes[0], sum(len(b) for b in targets.boxes))
-        masked = (targets.masks != VOID).flatten(1).any(1).sum()
+        masked = (targets.masks != VOID).any((1, 2)).sum()
         local = torch.stack([objects, targets.has_boxes.sum(), masked, (targets.classes != NO_CLASS).sum()])
         objects, *images = self.mean_count(local.float())
         return [objects.where(objects > 0, 1.0), *images]
@@ -151,15 +152,15 @@ class Criterion:
 
         Earlier layers are judged at zoom 1: at 2 their terms alone took a fifth of a training step.
         """
-        some = (targets.masks != VOID).flatten(1).any(1)
+        some = (targets.masks != VOID).any((1, 2))
         logits = logits_BKHW[some].float()
         if zoom > 1:
             logits = F.interpolate(logits, scale_factor=zoom, mode="bilinear")
         step = targets.masks.shape[-1] // logits.shape[-1]
         masks = targets.masks[some, step // 2 :: step, step // 2 :: step]
         log_p = logits.log_softmax(1)
-        ce = F.nll_loss(log_p, masks, ignore_index=VOID, reduction="none").flatten(1).sum(1)
-        known = (masks != VOID).flatten(1).sum(1)
+        ce = F.nll_loss(log_p, masks, ignore_index=VOID, reduction="none").sum((1, 2))
+        known = (masks != VOID).sum((1, 2))
         return {"seg_ce": (ce / known.clamp(min=1)).sum() / count, "seg_dice": dice(log_p.exp(), masks).sum() / count}
 
     def classification(self, logits_BC: Tensor, targets: Targets, count: Tensor) -> Losses:
@@ -185,9 +186,10 @@ def varifocal(logits: Tensor, quality: Tensor, alpha: float = 0.75, gamma: float
 
 def dice(probs_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
     """1 - Dice, averaged over the classes present in each image (B,); 0 for an image without labels."""
-    known = (masks_BHW != VOID).flatten(1)
-    labels = masks_BHW.flatten(1).where(known, 0)
-    probs = probs_BKHW.flatten(2) * known[:, None]
+    masks = rearrange(masks_BHW, "b h w -> b (h w)")
+    known = masks != VOID
+    labels = masks.where(known, 0)
+    probs = rearrange(probs_BKHW, "b k h w -> b k (h w)") * known[:, None]
     right = probs.gather(1, labels[:, None])[:, 0]
     zeros = probs.new_zeros(probs.shape[:2])
     overlap = zeros.scatter_add(1, labels, right)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -157,8 +158,9 @@ class QueryHead(nn.Module):
         (embedding,) = self.project(tokens_BKD, "mask")
         (present,) = self.project(token_BD, "present")
         present = present if slots is None else present.gather(1, slots)
-        masks = (embedding * embedding.shape[-1] ** -0.5 @ pix_BDHW.flatten(2)).unflatten(2, pix_BDHW.shape[2:])
-        return masks + present[..., None, None]
+        pixels = rearrange(pix_BDHW, "b d h w -> b d (h w)")
+        masks = rearrange(embedding * embedding.shape[-1] ** -0.5 @ pixels, "b k (h w) -> b k h w", h=pix_BDHW.shape[2])
+        return masks + rearrange(present, "b k -> b k 1 1")
 
     def read_class(self, token_BD: Tensor) -> Tensor:
         """Image logits (B, C_cls)."""
@@ -166,7 +168,7 @@ class QueryHead(nn.Module):
 
     def memorise(self, maps: list[Tensor]) -> Memory:
         """Flatten the levels: all into places (B, P, D), all but the finest into memory tokens (B, M, D)."""
-        places = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+        places = torch.cat([rearrange(m, "b d h w -> b (h w) d") for m in maps], dim=1)
         boxes = torch.cat([grid_references(m.shape[2], m.shape[3], CELLS_PER_REFERENCE, m.device) for m in maps])
         finest = maps[0].shape[2] * maps[0].shape[3]
         encoding = box_encoding(boxes[finest:], places.shape[-1])
@@ -189,7 +191,8 @@ class QueryHead(nn.Module):
         index, boxes, n = [], [], self.num_queries
         if groups:
             ranked = rank_BP.topk(min(groups * n, rank_BP.shape[1]), dim=1).indices
-            rank = torch.arange(groups * n, device=ranked.device).view(n, groups).T.flatten() % ranked.shape[1]
+            rank = torch.arange(groups * n, device=ranked.device) % ranked.shape[1]
+            rank = rearrange(rank, "(n g) -> (g n)", g=groups)
             index.append(ranked[:, rank])
             boxes.append(pick(dense["pred_boxes"], index[0]).detach())
         if denoise is not None:
@@ -253,7 +256,7 @@ class QueryHead(nn.Module):
     def ask(self, like: Tensor, slots: Tensor | None) -> Tensor:
         """The class queries (B, K, D) of every image of the batch, in the type of `like`."""
         all_KD = self.class_queries.to(like.dtype)
-        return all_KD.expand(like.shape[0], -1, -1) if slots is None else all_KD[slots]
+        return repeat(all_KD, "k d -> b k d", b=like.shape[0]) if slots is None else all_KD[slots]
 
     def tokens(self, pooled_BD: Tensor, queries: Queries, asked_BKD: Tensor, memory: Memory) -> Tensor:
         """All tokens (B, 1 + N + K, D) before any layer; an object query starts as its place."""
@@ -268,7 +271,7 @@ class QueryHead(nn.Module):
         """
         n = queries.index.shape[1]
         whole = x_BTD.new_tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float32)
-        image = whole.expand(x_BTD.shape[0], x_BTD.shape[1] - n, 4)
+        image = repeat(whole, "box -> b t box", b=x_BTD.shape[0], t=x_BTD.shape[1] - n)
         boxes, cells = queries.boxes, memory.boxes_P4[queries.index]
         for layer in self.layers:
             box = torch.cat([image[:, :first], boxes, image[:, first:]], dim=1)
@@ -285,4 +288,4 @@ class QueryHead(nn.Module):
 
 def pick(values_BPX: Tensor, index_BN: Tensor) -> Tensor:
     """Gather rows (B, N, X) of (B, P, X)."""
-    return values_BPX.gather(1, index_BN[..., None].expand(-1, -1, values_BPX.shape[-1]))
+    return values_BPX.gather(1, repeat(index_BN, "b n -> b n x", x=values_BPX.shape[-1]))

@@ -6,6 +6,7 @@ Shape suffixes: B batch, P places, N boxes.
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,9 +26,9 @@ def peaks_first(conf_BP: Tensor, maps: list[Tensor]) -> Tensor:
     sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
     levels = []
     for conf, size in zip(conf_BP.float().split([h * w for h, w in sizes], dim=1), sizes):
-        level = conf.unflatten(1, (1, *size))
+        level = rearrange(conf, "b (y x) -> b 1 y x", y=size[0])
         levels.append(level - NOT_A_PEAK * (level < F.max_pool2d(level, 3, stride=1, padding=1)))
-    return torch.cat([level.flatten(1) for level in levels], dim=1)
+    return torch.cat([rearrange(level, "b 1 y x -> b (y x)") for level in levels], dim=1)
 
 
 def nearest_places(boxes_BN4: Tensor, sizes: list[tuple[int, int]]) -> Tensor:

@@ -30,7 +30,7 @@ from data.catalog import load_set
 from data.dataset import TaskDataset
 from data.images import image_size
 from data.types import Record, TaskSet
-from engine.evaluation.metrics import MAX_DETECTIONS, Detections, DetectionTally
+from engine.evaluation.average_precision import MAX_DETECTIONS, Detections, DetectionTally
 from engine.storage.checkpoint import load, load_model, provenance
 from engine.storage.errors import UserError, run_cli
 from engine.storage.files import write_text

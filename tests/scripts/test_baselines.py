@@ -10,7 +10,7 @@ import torch
 
 from data.catalog import load_set
 from data.types import Record, TaskSet
-from engine.evaluation.metrics import Detections, DetectionTally
+from engine.evaluation.average_precision import Detections, DetectionTally
 from engine.storage.errors import UserError
 from engine.train import main as train
 from models.criterion import LossConfig
