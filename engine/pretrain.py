@@ -29,7 +29,7 @@ from engine.settings.config import Config, OptimConfig, to_dict
 from engine.storage.checkpoint import load, load_optimizer, load_weights, model_content, provenance, save
 from engine.storage.device import pick_device, pick_precision
 from engine.storage.errors import UserError
-from engine.storage.files import alone, write_text
+from engine.storage.files import run_lock, write_text
 from engine.tracking.plots import plot_pretraining
 from engine.tracking.tracker import Row, Tracker
 from engine.training.batches import Batch, EpochBatches, collate, stable_seed
@@ -49,7 +49,7 @@ TILE_WEIGHT = {"tiles": 1.0, "mosaics": 3.0}
 def pretrain(config: Config, resume: bool = False) -> None:
     """Run stage 0 and write pretrain.pt into the run's folder. Raises UserError and DataError."""
     folder = Path(config.runs) / config.name
-    with alone(folder):
+    with run_lock(folder):
         pretrain_in(folder, config, resume)
 
 

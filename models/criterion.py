@@ -42,7 +42,7 @@ class LossConfig:
     smoothing: float = 0.1
     """Label smoothing of the image label."""
     dense: float = 1.0
-    """Weight of the one-to-many loss on places, the cells of all levels."""
+    """Weight of the one-to-many loss on locations, the cells of all levels."""
     extra: float = 1.0
     """Weight of group and denoising queries together."""
     aux: float = 0.5
@@ -69,7 +69,7 @@ class Criterion:
         """Weighted terms to be summed, float32 scalars.
 
         Names: "conf", "l1", "giou", "seg_ce", "seg_dice", "cls_ce" for the last layer, with "_aux" for the
-        earlier ones together, "_dense" for places, "_extra" for training-only queries. Terms that no image of
+        earlier ones together, "_dense" for locations, "_extra" for training-only queries. Terms that no image of
         the batch is annotated for are absent.
 
         Args:
@@ -95,7 +95,7 @@ class Criterion:
     def training_only(
         self, losses: Losses, outputs: Outputs, targets: Targets, denoise: Match | None, objects: Tensor
     ) -> None:
-        """Add the box terms of places and of training-only queries."""
+        """Add the box terms of locations and of training-only queries."""
         match = match_one_to_many(outputs["dense"], targets)
         pairs = self.mean_count(objects.new_tensor(float(len(match.image))))
         pairs = pairs.where(pairs > 0, 1.0)
@@ -150,7 +150,7 @@ class Criterion:
     def segmentation(self, logits_BKHW: Tensor, targets: Targets, count: Tensor, zoom: int = 2) -> Losses:
         """Cross-entropy and Dice per labelled image, at `zoom` times the logits' resolution, void left out.
 
-        Earlier layers are judged at zoom 1: at 2 their terms alone took a fifth of a training step.
+        Earlier layers are compared at zoom 1: at 2 their terms alone took a fifth of a training step.
         """
         some = (targets.masks != VOID).any((1, 2))
         logits = logits_BKHW[some].float()

@@ -37,7 +37,7 @@ def best_pairs(outputs: Outputs, top_k: int = 100, same: float = SAME) -> tuple[
     chances_BNC = outputs["pred_logits"].float().sigmoid()
     corners = to_xyxy(outputs["pred_boxes"].float()).clamp(0, 1)
     if same < 1:
-        chances_BNC = chances_BNC * torch.where(rival_overlap(chances_BNC, corners) > same, TWICE, 1.0)
+        chances_BNC = chances_BNC * torch.where(overlap_with_surer(chances_BNC, corners) > same, TWICE, 1.0)
     classes = chances_BNC.shape[-1]
     pairs = rearrange(chances_BNC, "b n c -> b (n c)")
     scores, index = pairs.topk(min(top_k, pairs.shape[1]), dim=1)
@@ -45,7 +45,7 @@ def best_pairs(outputs: Outputs, top_k: int = 100, same: float = SAME) -> tuple[
     return scores, index % classes, corners.gather(1, owner)
 
 
-def rival_overlap(chances_BNC: Tensor, corners_BN4: Tensor) -> Tensor:
+def overlap_with_surer(chances_BNC: Tensor, corners_BN4: Tensor) -> Tensor:
     """Largest IoU (B, N, C) of each query's box with that of a query which is surer of the class, 0 without one.
 
     One-to-one matching should leave none, but 240 images do not teach that. Source: Fast NMS of YOLACT, arXiv

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 class GridMaps:
     """Reads maps level by level with torch's grid sampling, in float32: the faster way back in training."""
 
-    def __init__(self, maps: list[Tensor], places_BPD: Tensor | None = None) -> None:
+    def __init__(self, maps: list[Tensor], locations_BPD: Tensor | None = None) -> None:
         """Take the levels as (B, D, h, w); their cells in a row are for the other way."""
         self.maps = [m.float().contiguous() for m in maps]
 
@@ -35,15 +35,15 @@ class GridMaps:
 class RowTable:
     """Picks the cells around all points of all levels as rows of one table: the faster way when nothing is learnt."""
 
-    def __init__(self, maps: list[Tensor], places_BPD: Tensor) -> None:
+    def __init__(self, maps: list[Tensor], locations_BPD: Tensor) -> None:
         """Take the levels as (B, D, h, w), and their cells one after the other."""
-        self.table_BPD = places_BPD
-        self.sizes = torch.tensor([(m.shape[-1], m.shape[-2]) for m in maps], device=places_BPD.device)
+        self.table_BPD = locations_BPD
+        self.sizes = torch.tensor([(m.shape[-1], m.shape[-2]) for m in maps], device=locations_BPD.device)
 
     def mean(self, points_BT2HLP: Tensor, weight_BTHLP: Tensor) -> Tensor:
         """Weighted mean (B, T, D) over points (x before y), head by head over its own channels."""
         H, P = points_BT2HLP.shape[3], points_BT2HLP.shape[5]
-        B, places = self.table_BPD.shape[:2]
+        B, locations = self.table_BPD.shape[:2]
         size_2S, start_S = self.of_samples(H, P)
         cells, near = around(rearrange(points_BT2HLP, "b t xy h l p -> b t xy (h l p)"), size_2S)
         (x, y), (near_x, near_y) = cells.unbind(2), near.unbind(2)  # each (B, T, 2, S)
@@ -51,7 +51,7 @@ class RowTable:
         weight = rearrange(weight_BTHLP, "b t h l p -> b t 1 1 (h l p)")
         share = near_y[:, :, :, None] * near_x[:, :, None] * weight
         index, share = (rearrange(t, "b t y x (h s) -> b (t h) (y x s)", h=H) for t in (index, share))
-        image = torch.arange(B, device=index.device)[:, None, None] * (places * H)
+        image = torch.arange(B, device=index.device)[:, None, None] * (locations * H)
         rows = rearrange(self.table_BPD, "b p (h e) -> (b p h) e", h=H)
         rows = rows.index_select(0, rearrange(index.long() + image, "b q s -> (b q s)"))
         rows = rearrange(rows, "(b q s) e -> b q s e", b=B, q=share.shape[1])

@@ -200,12 +200,12 @@ def folds(folder: Path) -> str:
 def speed(record: Path) -> str:
     """Size and speed of one benchmark, ours beside what a user would pick instead."""
     r = json.loads(record.with_suffix(".json").read_text())
-    rivals = [r[f"{name}_ms_median"] for name in ("lraspp", "ssdlite", "mobilenet")]
+    references = [r[f"{name}_ms_median"] for name in ("lraspp", "ssdlite", "mobilenet")]
     rows = [["what", f"{r['size']} x {r['size']}, {r['threads']} threads, {r['precision']}"]]
     rows.append(["parameters: backbone, neck, head, all", ", ".join(millions(r, p) for p in (*PARTS, ""))])
     rows.append(["GFLOPs a forward pass", f"{r['gflops']:.2f}"])
     rows.append(["image tensor to boxes, full-size mask, label: median (95 %)", milliseconds(r, "latency")])
-    rows.append(["LR-ASPP + SSDLite320 + MobileNetV3-Small", f"{sum(rivals):.1f} ms"])
+    rows.append(["LR-ASPP + SSDLite320 + MobileNetV3-Small", f"{sum(references):.1f} ms"])
     rows.append(["ratio", f"{r['latency_ratio']:.2f}"])
     rows.append(["exported to ONNX: median (95 %), ratio", f"{milliseconds(r, 'exported')}, {r['exported_ratio']:.2f}"])
     steps = [f"{r[f'train_{stage}_ms_per_image_median']:.0f}" for stage in (*METRICS, "lraspp")]

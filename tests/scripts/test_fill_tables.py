@@ -132,7 +132,7 @@ def test_the_pages_of_the_repository_are_those_of_its_records() -> None:
     assert main(["--check"]) == 0
 
 
-def test_speed_is_shown_beside_the_rivals(tmp_path: Path) -> None:
+def test_speed_is_shown_beside_the_reference_models(tmp_path: Path) -> None:
     record = {f"parameters_{part}": 1_000_000 for part in ("backbone", "neck", "head")}
     record |= {f"{name}_ms_median": 10.0 for name in ("lraspp", "ssdlite", "mobilenet")}
     record |= {
