@@ -17,7 +17,7 @@ from data.catalog import load_set, summary
 from data.errors import DataError, SetNotFound
 from data.types import Task, TaskSet
 from engine.evaluation.evaluate import Evaluator, Model
-from engine.evaluation.leakage import learnt_from
+from engine.evaluation.leakage import trained_on
 from engine.evaluation.metrics import SCORE_NAMES, ClassificationTally, SegmentationTally, Tally
 from engine.export import OnnxModel
 from engine.storage.checkpoint import load, load_model, provenance
@@ -31,11 +31,12 @@ EXAMPLE = """example:
   python eval.py --weights runs/demo/cls.pt --tasks det,seg --split val --json scores.json
 
 The last line of stdout is one JSON object with the scores as fractions of 1; null stands for a score that
-could not be computed, and "seen_in_training" is the number of images among them that the model has learnt from,
-null if its file does not tell. Exit code 2 if a set is broken, a task asked for by name has none, or all have none."""
+could not be computed, and "seen_in_training" is the number of images among them that the model was trained on,
+null if its file has no list of them. Exit code 2 if a set is broken, a task asked for by name has none, or all have
+none."""
 
 Results = dict[Task, tuple[TaskSet, Tally]]
-Seen = dict[Task, int | None]
+Leaked = dict[Task, int | None]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         model, content = load_model(args.weights, device), load(args.weights)
     results: Results = {}
-    seen: Seen = {}
+    leaked: Leaked = {}
     for task in tasks:
         if not model.classes[task]:
             print(f"error: {NAMES[task]} is not evaluated: the model has learnt no classes of it", file=sys.stderr)
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             task_set = load_set(args.data_root, task, args.split, model.classes[task])
             tally = score(model, task_set, args.batch_size, device)
-            seen[task] = count_seen(task_set, content)
+            leaked[task] = count_leaked(task_set, content)
             results[task] = task_set, tally
         except DataError as error:
             if not isinstance(error, SetNotFound):
@@ -102,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_scores(flat)
     if args.json is not None:
         about = {"weights": args.weights, "device": str(device), "processor": cpu_name(), **provenance()}
-        write_json(Path(args.json), flat, results, seen, about)
-    print(json.dumps({**flat, "seen_in_training": total(seen.values())}, allow_nan=False))
+        write_json(Path(args.json), flat, results, leaked, about)
+    print(json.dumps({**flat, "seen_in_training": total(leaked.values())}, allow_nan=False))
     return 0 if results and required <= results.keys() else 2
 
 
@@ -128,16 +129,16 @@ def score(model: Model, task_set: TaskSet, batch_size: int, device: torch.device
     return evaluator.run(model, device).per_image[task_set.task]
 
 
-def count_seen(task_set: TaskSet, content: dict[str, Any]) -> int | None:
-    """How many images of a set the model has learnt from, with a warning if any; None if its file does not tell."""
-    seen = learnt_from((record.image for record in task_set.records), content)
-    if seen:
+def count_leaked(task_set: TaskSet, content: dict[str, Any]) -> int | None:
+    """How many images of a set the model was trained on, with a warning if any; None if its file has no list."""
+    leaked = trained_on((record.image for record in task_set.records), content)
+    if leaked:
         print(
-            f"warning: {len(seen)} of {len(task_set.records)} {NAMES[task_set.task]} images are training images of "
-            f"this model, first {seen[0]}: its scores say nothing about new images",
+            f"warning: {len(leaked)} of {len(task_set.records)} {NAMES[task_set.task]} images are training images of "
+            f"this model, first {leaked[0]}: its scores say nothing about new images",
             file=sys.stderr,
         )
-    return None if seen is None else len(seen)
+    return None if leaked is None else len(leaked)
 
 
 def total(counts: Iterable[int | None]) -> int | None:
@@ -187,7 +188,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(map("  ".join, aligned))
 
 
-def write_json(path: Path, flat: dict[str, float | None], results: Results, seen: Seen, about: dict[str, str]) -> None:
+def write_json(
+    path: Path, flat: dict[str, float | None], results: Results, leaked: Leaked, about: dict[str, str]
+) -> None:
     """Write scores, tables of the classes, what the sets were and what scored them. Raises UserError if that fails."""
     per_class: dict[str, Any] = {}
     sets: dict[str, Any] = {}
@@ -196,7 +199,7 @@ def write_json(path: Path, flat: dict[str, float | None], results: Results, seen
             name: {key: _plain(value) for key, value in row.items()} for name, row in tally.per_class().items()
         }
         sets[task] = {"split": found.split, "images": len(found.records), "layout": found.layout}
-        sets[task] |= {"unknown": found.unknown, "notes": found.notes, "seen_in_training": seen[task]}
+        sets[task] |= {"unknown": found.unknown, "notes": found.notes, "seen_in_training": leaked[task]}
     text = json.dumps({**flat, "per_class": per_class, "sets": sets, "about": about}, indent=2, allow_nan=False)
     try:
         path.write_text(text + "\n", encoding="utf-8")

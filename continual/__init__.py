@@ -1,4 +1,4 @@
-"""Remedies against forgetting. They add up: every one that the configuration switches on is asked at every step."""
+"""Remedies against forgetting. They add up: every one that the configuration switches on acts at every step."""
 
 from __future__ import annotations
 

@@ -51,26 +51,27 @@ class Step:
     """One training step as the remedies see and change it before the forward pass.
 
     images: float32 (B, 3, S, S) in 0..1; targets: their annotations; queries: object queries that the student shall
-    use instead of its own selection; taught: the teacher's outputs for the images, once a remedy has asked for them.
+    use instead of its own selection; teacher_outputs: those of the teacher for the images, None until a remedy queries
+    it.
     """
 
     images: Tensor
     targets: Targets
     queries: Queries | None = None
-    taught: Outputs | None = None
+    teacher_outputs: Outputs | None = None
 
     @torch.no_grad()
-    def ask(self, stage: Stage) -> Outputs:
-        """The outputs of the stage's start, asked for once a step; the student follows its selection of queries.
+    def query_teacher(self, stage: Stage) -> Outputs:
+        """The outputs of the stage's start, computed once a step; the student follows its selection of queries.
 
         Query i of two free selections would be two things, so where detection is old, both decode the teacher's.
         """
-        if self.taught is None:
+        if self.teacher_outputs is None:
             assert stage.start is not None
-            self.taught = stage.start(self.images)
+            self.teacher_outputs = stage.start(self.images)
             if "det" in stage.old:
-                self.queries = self.taught["queries"]
-        return self.taught
+                self.queries = self.teacher_outputs["queries"]
+        return self.teacher_outputs
 
 
 class Remedy:
@@ -110,7 +111,7 @@ def own_weights(model: OneHead, tasks: Sequence[str]) -> dict[str, Tensor]:
     """
     head = model.head
     blocks = {"seg": ("present", "mask"), "det": ("box", "conf", "det"), "cls": ("cls",)}
-    masks = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in model.named_parameters() if n in OWNED}
+    masks = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in model.named_parameters() if n in TASK_SPECIFIC}
     for task in tasks:
         for name in blocks[task]:
             masks["head.projection.weight"][head.block(name)] = True
@@ -120,5 +121,5 @@ def own_weights(model: OneHead, tasks: Sequence[str]) -> dict[str, Tensor]:
     return masks
 
 
-OWNED = ("head.class_queries", "head.projection.weight", "head.projection.bias")
+TASK_SPECIFIC = ("head.class_queries", "head.projection.weight", "head.projection.bias")
 """Parameters of which parts belong to single tasks."""

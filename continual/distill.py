@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from continual.base import Losses, Step
-from continual.teaching import Taught, divergence, feature_distance, object_distance
+from continual.teaching import TeacherRemedy, divergence, feature_distance, object_distance
 
 
-class Distill(Taught):
+class Distill(TeacherRemedy):
     """Penalty on the distance to the teacher's outputs for the old tasks, and to its feature maps.
 
     The teacher is the model the stage starts from, so it is rebuilt, not stored.
@@ -27,24 +27,25 @@ class Distill(Taught):
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Terms "distill_seg", "distill_det", "distill_cls" for the old tasks, and "distill_features"."""
-        if self.stage is None or step.taught is None:
+        if self.stage is None or step.teacher_outputs is None:
             return {}
         terms = {"seg": self.masks, "det": self.objects, "cls": self.classes}
-        losses = {f"distill_{task}": self.weight * terms[task](outputs, step.taught) for task in self.stage.old}
+        teacher = step.teacher_outputs
+        losses = {f"distill_{task}": self.weight * terms[task](outputs, teacher) for task in self.stage.old}
         if self.features:
-            losses["distill_features"] = self.features * feature_distance(outputs["maps"], step.taught["maps"])
+            losses["distill_features"] = self.features * feature_distance(outputs["maps"], teacher["maps"])
         return losses
 
-    def masks(self, outputs: dict[str, Any], taught: dict[str, Any]) -> Tensor:
+    def masks(self, outputs: dict[str, Any], teacher: dict[str, Any]) -> Tensor:
         """Mean divergence per pixel."""
-        return divergence(outputs["pred_masks"], taught["pred_masks"], dim=1).mean()
+        return divergence(outputs["pred_masks"], teacher["pred_masks"], dim=1).mean()
 
-    def classes(self, outputs: dict[str, Any], taught: dict[str, Any]) -> Tensor:
+    def classes(self, outputs: dict[str, Any], teacher: dict[str, Any]) -> Tensor:
         """Mean divergence per image."""
-        return divergence(outputs["pred_class"], taught["pred_class"], dim=1).mean()
+        return divergence(outputs["pred_class"], teacher["pred_class"], dim=1).mean()
 
-    def objects(self, outputs: dict[str, Any], taught: dict[str, Any]) -> Tensor:
+    def objects(self, outputs: dict[str, Any], teacher: dict[str, Any]) -> Tensor:
         """Mean over dense tokens by position and every decoder layer's queries, which share index and reference box."""
-        pairs = [(outputs["dense"], taught["dense"]), (outputs, taught)]
-        pairs += [(s, t) for s, t in zip(outputs["aux_outputs"], taught["aux_outputs"]) if "pred_boxes" in s]
+        pairs = [(outputs["dense"], teacher["dense"]), (outputs, teacher)]
+        pairs += [(s, t) for s, t in zip(outputs["aux_outputs"], teacher["aux_outputs"]) if "pred_boxes" in s]
         return torch.stack([object_distance(s, t) for s, t in pairs]).mean()

@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from continual.base import Losses, Step
-from continual.teaching import Taught, divergence, object_distance
+from continual.teaching import TeacherRemedy, divergence, object_distance
 
 TEMPERATURE = 2.0
 """Softens the labels; the paper's value (section 3)."""
 
 
-class LwF(Taught):
+class LwF(TeacherRemedy):
     """Penalty on the distance to the old outputs; pixels count from a teacher's probability of `sure` on."""
 
     def __init__(self, weight: float, sure: float) -> None:
@@ -27,20 +27,20 @@ class LwF(Taught):
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Terms "lwf_seg", "lwf_det", "lwf_cls" for the old tasks."""
-        if self.stage is None or step.taught is None:
+        if self.stage is None or step.teacher_outputs is None:
             return {}
-        taught = step.taught
+        teacher = step.teacher_outputs
         losses: Losses = {}
         if "seg" in self.stage.old:
-            losses["lwf_seg"] = self.masks(outputs["pred_masks"], taught["pred_masks"])
+            losses["lwf_seg"] = self.masks(outputs["pred_masks"], teacher["pred_masks"])
         if "det" in self.stage.old:
-            losses["lwf_det"] = object_distance(outputs, taught)
+            losses["lwf_det"] = object_distance(outputs, teacher)
         if "cls" in self.stage.old:
-            losses["lwf_cls"] = divergence(outputs["pred_class"], taught["pred_class"], 1, TEMPERATURE).mean()
+            losses["lwf_cls"] = divergence(outputs["pred_class"], teacher["pred_class"], 1, TEMPERATURE).mean()
         return {name: self.weight * value for name, value in losses.items()}
 
     def masks(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Mean divergence over the pixels that the teacher is sure of; 0 if there are none."""
         sure = teacher.float().softmax(1).amax(1) >= self.sure
-        apart = divergence(student, teacher, 1, TEMPERATURE)
-        return (apart * sure).sum() / sure.sum().clamp(min=1)
+        distances = divergence(student, teacher, 1, TEMPERATURE)
+        return (distances * sure).sum() / sure.sum().clamp(min=1)

@@ -23,15 +23,15 @@ MOST = 10
 
 
 @dataclass
-class Kept:
-    """An image uint8 (3, S, S) with its annotation, and what the network said right after the image's own stage.
+class Exemplar:
+    """A stored image uint8 (3, S, S) with its annotation, and the network's outputs right after the image's own stage.
 
-    taught: half-precision outputs by name, for the image and for its mirror image; empty if nothing was stored.
+    outputs: half-precision outputs by name, for the image and for its mirror image; empty if nothing was stored.
     """
 
     image: Tensor
     targets: Targets
-    taught: list[dict[str, Tensor]]
+    outputs: list[dict[str, Tensor]]
 
     @property
     def task(self) -> str:
@@ -42,8 +42,8 @@ class Kept:
 class Replay(Remedy):
     """Keeps `size` images of each finished task and adds `per_step` of them, mirrored or not, to each step.
 
-    weight: of the distance to the stored outputs; hold_more: read the limit as one of images shown a step, not kept;
-    vary: show each kept image varied anew, of which nothing is stored.
+    weight: of the distance to the stored outputs; hold_more: read the limit as one of images shown a step, not stored;
+    vary: show each stored image varied anew, of which nothing is stored.
     """
 
     def __init__(self, size: int, per_step: int, weight: float, hold_more: bool, vary: bool) -> None:
@@ -57,21 +57,21 @@ class Replay(Remedy):
                 f"continual.replay_step is {per_step}: show 1 to {MOST} a step, or set continual.replay to 0"
             )
         self.size, self.per_step, self.weight, self.vary = size, per_step, weight, vary
-        self.buffer: list[Kept] = []
+        self.buffer: list[Exemplar] = []
         self.stage: Stage | None = None
-        self.shown: list[tuple[int, Kept, bool]] = []
+        self.shown: list[tuple[int, Exemplar, bool]] = []
 
     def before_stage(self, stage: Stage) -> None:
         """Replay from the second stage on."""
         self.stage = stage if stage.old else None
 
     def before_step(self, step: Step) -> None:
-        """Append kept images and their annotations to the batch."""
+        """Append stored images and their annotations to the batch."""
         if self.stage is None or not self.buffer:
             return
         chosen = [self.buffer[k] for k in torch.randperm(len(self.buffer))[: self.per_step].tolist()]
         if self.vary:
-            pairs = [self.stage.vary(kept.image / 255, kept.targets) for kept in chosen]
+            pairs = [self.stage.vary(exemplar.image / 255, exemplar.targets) for exemplar in chosen]
         else:
             turned = (torch.rand(len(chosen)) < 0.5).tolist()
             self.shown = [(len(step.images) + i, k, t) for i, (k, t) in enumerate(zip(chosen, turned))]
@@ -83,10 +83,10 @@ class Replay(Remedy):
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Terms "replay_seg", "replay_det", "replay_cls": mean distance to the stored outputs of the shown images."""
         losses: dict[str, list[Tensor]] = {}
-        for place, kept, turned in self.shown if self.stage and self.weight else ():
-            if kept.taught:
-                taught = {k: v.to(step.images.device) for k, v in kept.taught[turned].items()}
-                losses.setdefault(f"replay_{kept.task}", []).append(distance(kept.task, outputs, place, taught))
+        for row, exemplar, turned in self.shown if self.stage and self.weight else ():
+            if exemplar.outputs:
+                stored = {k: v.to(step.images.device) for k, v in exemplar.outputs[turned].items()}
+                losses.setdefault(f"replay_{exemplar.task}", []).append(distance(exemplar.task, outputs, row, stored))
         return {name: self.weight * torch.stack(values).sum() / len(self.shown) for name, values in losses.items()}
 
     def after_stage(self, stage: Stage) -> None:
@@ -94,25 +94,25 @@ class Replay(Remedy):
         everything = stage.examples()
         shown = [(annotated(t), classes_of(t)) for _, t in everything]
         for task in stage.tasks:
-            places = [i for i, (of, _) in enumerate(shown) if of == task]
-            for i in cover([shown[p][1] for p in places], self.size):
-                image, targets = everything[places[i]]
+            positions = [i for i, (of, _) in enumerate(shown) if of == task]
+            for i in cover([shown[p][1] for p in positions], self.size):
+                image, targets = everything[positions[i]]
                 views = [image, image.flip(-1)] if stage.model is not None and not self.vary else []
-                taught = [say(stage.model, task, view) for view in views] if stage.model is not None else []
-                self.buffer.append(Kept((image * 255).round().to(torch.uint8), targets, taught))
+                stored = [stored_outputs(stage.model, task, view) for view in views] if stage.model is not None else []
+                self.buffer.append(Exemplar((image * 255).round().to(torch.uint8), targets, stored))
 
     def state_dict(self) -> dict[str, Any]:
-        """The kept images, annotations and outputs as plain tensors."""
-        return {"buffer": [(k.image, vars(k.targets), k.taught) for k in self.buffer]}
+        """The stored images, annotations and outputs as plain tensors."""
+        return {"buffer": [(k.image, vars(k.targets), k.outputs) for k in self.buffer]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the kept images."""
-        self.buffer = [Kept(image, Targets(**t), taught) for image, t, taught in state["buffer"]]
+        """Take up the stored images."""
+        self.buffer = [Exemplar(image, Targets(**t), stored) for image, t, stored in state["buffer"]]
 
 
 @torch.no_grad()
-def say(model: OneHead, task: str, image: Tensor) -> dict[str, Tensor]:
-    """What a network says about an image (3, S, S) that its task reads, half precision, on the CPU."""
+def stored_outputs(model: OneHead, task: str, image: Tensor) -> dict[str, Tensor]:
+    """A network's outputs for an image (3, S, S) that the scores of a task read, half precision, on the CPU."""
     was, _ = model.training, model.eval()
     outputs: Outputs = model(image[None].to(model.mean.device))
     model.train(was)
@@ -121,13 +121,13 @@ def say(model: OneHead, task: str, image: Tensor) -> dict[str, Tensor]:
     return {name: source[name][0].half().cpu() for name in read}
 
 
-def distance(task: str, outputs: Outputs, place: int, taught: dict[str, Tensor]) -> Tensor:
-    """How far the outputs for image `place` of a batch are from stored ones."""
+def distance(task: str, outputs: Outputs, row: int, stored: dict[str, Tensor]) -> Tensor:
+    """How far the outputs for image `row` of a batch are from stored ones."""
     if task == "det":
-        own = {k: outputs["dense"][k][place][None] for k in taught}
-        return object_distance(own, {k: v[None].float() for k, v in taught.items()})
+        own = {k: outputs["dense"][k][row][None] for k in stored}
+        return object_distance(own, {k: v[None].float() for k, v in stored.items()})
     name = "pred_masks" if task == "seg" else "pred_class"
-    return divergence(outputs[name][place], taught[name], dim=0).mean()
+    return divergence(outputs[name][row], stored[name], dim=0).mean()
 
 
 def annotated(targets: Targets) -> Literal["seg", "det", "cls"]:
@@ -150,13 +150,13 @@ def cover(classes: list[set[int]], size: int) -> list[int]:
     """
     left = list(range(len(classes)))
     chosen: list[int] = []
-    seen: dict[int, int] = {}
+    counts: dict[int, int] = {}
     while left and len(chosen) < size:
-        best = max(left, key=lambda i: sum(1 / (1 + seen.get(c, 0)) ** 2 for c in classes[i]))
+        best = max(left, key=lambda i: sum(1 / (1 + counts.get(c, 0)) ** 2 for c in classes[i]))
         left.remove(best)
         chosen.append(best)
         for c in classes[best]:
-            seen[c] = seen.get(c, 0) + 1
+            counts[c] = counts.get(c, 0) + 1
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""Asking a teacher at every step, and distances between what a student says and what its teacher said."""
+"""Remedies with a teacher, and distances between the outputs of student and teacher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from continual.base import Remedy, Stage, Step
 from models.pretrained import Pretrained
 
 
-class Taught(Remedy):
+class TeacherRemedy(Remedy):
     """A remedy with the stage's start as teacher, which is rebuilt from its checkpoint, not stored."""
 
     stage: Stage | None = None
@@ -22,9 +22,9 @@ class Taught(Remedy):
         self.stage = stage if stage.old and stage.start is not None else None
 
     def before_step(self, step: Step) -> None:
-        """Ask the teacher."""
+        """Query the teacher."""
         if self.stage is not None:
-            step.ask(self.stage)
+            step.query_teacher(self.stage)
 
 
 class FromPretrained(Remedy):
@@ -38,7 +38,7 @@ class FromPretrained(Remedy):
 
     @torch.no_grad()
     def before_step(self, step: Step) -> None:
-        """Ask the teacher for its maps."""
+        """Compute the teacher's maps."""
         self.maps: list[Tensor] = self.teacher.maps(step.images) if self.teacher is not None else []
 
 

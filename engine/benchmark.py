@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.types import TASKS
 from engine.export import FINAL, OnnxModel, check_packages
-from engine.speed import reference_models as rivals
-from engine.speed.subprocess_function import Apart
+from engine.speed import reference_models
+from engine.speed.reference_models import REFERENCE_MODELS
+from engine.speed.subprocess_function import SubprocessFunction
 from engine.speed.timing import Figures, Run, drawn_image, inference, summary, take_turns, time_training
 from engine.storage.checkpoint import load_model, model_content, save
 from engine.storage.device import (
@@ -109,14 +110,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs["latency"]()
     figures["inference_peak_mib"] = peak_memory(device)  # before there is anything else
     if not args.alone:
-        runs |= {name: rivals.inference(name, device, args.size, dtype) for name in rivals.RIVALS}
+        runs |= {name: reference_models.inference(name, device, args.size, dtype) for name in REFERENCE_MODELS}
         runs["exported"] = exported(model, args.size)
     times = take_turns(runs, device, args.warmup, args.runs)
     for name, taken in times.items():
         figures |= summary(f"{name}_ms", taken)
     figures |= time_training(model, args.size, dtype, args.batch, args.warmup, args.runs)
     if not args.alone:
-        figures |= rivals.time_training(device, args.size, dtype, args.batch, args.warmup, args.runs)
+        figures |= reference_models.time_training(device, args.size, dtype, args.batch, args.warmup, args.runs)
         figures |= ratios(times, figures)
     figures["parameters_passed"] = figures["parameters"] < MAX_PARAMETERS
     figures["latency_passed"] = figures["latency_ms_median"] <= MAX_LATENCY_MS
@@ -179,7 +180,7 @@ def exported(model: OneHead, size: int) -> Run:
         subprocess.run(
             command, check=True, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        return Apart(run_exported, path, size, torch.get_num_threads())
+        return SubprocessFunction(run_exported, path, size, torch.get_num_threads())
 
 
 def run_exported(path: Path, size: int, threads: int) -> Run:
@@ -190,7 +191,7 @@ def run_exported(path: Path, size: int, threads: int) -> Run:
 
 def ratios(times: Mapping[str, Sequence[float]], figures: Figures) -> Figures:
     """Our times over those of what a user would pick instead: of each round, then the median."""
-    instead = [sum(taken) for taken in zip(*(times[name] for name in rivals.RIVALS))]
+    instead = [sum(taken) for taken in zip(*(times[name] for name in REFERENCE_MODELS))]
     steps = [figures[f"train_{stage}_ms_per_image_median"] for stage in TASKS]
     found = {
         name: median(ours / theirs for ours, theirs in zip(times[name], instead)) for name in ("latency", "exported")
@@ -228,7 +229,7 @@ def report(figures: Figures) -> str:
 
 def comparison(f: Figures) -> list[str]:
     """The lines on what a user would pick instead."""
-    lines = [f"\n{'instead: ' + text:<34}{pair(f, f'{name}_ms')}" for name, text in rivals.RIVALS.items()]
+    lines = [f"\n{'instead: ' + text:<34}{pair(f, f'{name}_ms')}" for name, text in REFERENCE_MODELS.items()]
     return [
         "".join(lines),
         f"{'exported, ONNX Runtime, fp32':<34}{pair(f, 'exported_ms')}",

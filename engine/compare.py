@@ -23,7 +23,7 @@ from data.types import TASKS, Task
 from engine.evaluation.bootstrap import Drop, paired_drop, plain_drop
 from engine.evaluation.evaluate import Evaluation, Evaluator
 from engine.evaluation.metrics import HEADLINE
-from engine.experiments.cells import KEPT, Cell, Grid, given_settings, read_grid, run_cell, to_options
+from engine.experiments.cells import FROM_SUMMARY, Cell, Grid, given_settings, read_grid, run_cell, to_options
 from engine.experiments.tables import comparison_table
 from engine.settings.options import build_parser, to_config
 from engine.storage.checkpoint import load, load_model
@@ -41,8 +41,8 @@ BASE = "single-task"
 
 
 @dataclass(frozen=True)
-class End:
-    """How a stage ended: its last evaluation, and its weights if they are on this machine."""
+class StageResult:
+    """A finished stage: its last evaluation, and its weights if they are on this machine."""
 
     row: dict[str, Any]
     weights: Path | None
@@ -102,7 +102,8 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
     target = results / grid.name / f"{cell.name}.json"
     bases = {task: Cell(BASE, task, cell.seed, {}) for task in order}
     singles = {
-        task: ends(results / grid.name / f"{b.name}.json", runs / grid.run(b))[task] for task, b in bases.items()
+        task: stage_results(results / grid.name / f"{base.name}.json", runs / grid.run(base))[task]
+        for task, base in bases.items()
     }
     first = singles[order[0]].weights
     fresh = not target.exists() and not (folder / f"{order[0]}.pt").exists()
@@ -110,7 +111,7 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(first, folder / f"{order[0]}.pt")
     result = run_cell(grid, cell, results, runs)
-    own = ends(target, folder)
+    own = stage_results(target, folder)
     last = list(own.values())[-1]
     result["drops"] = drops(result.get("drops", {}), singles, last)
     if cell.stage != JOINT:
@@ -118,15 +119,15 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
     write_text(target, json.dumps(result, indent=1) + "\n")
 
 
-def ends(record: Path, folder: Path) -> dict[str, End]:
-    """How the stages of a result ended; `folder` has their weights if it is of the very same training."""
+def stage_results(record: Path, folder: Path) -> dict[str, StageResult]:
+    """The stages of a result; `folder` has their weights if it is of the very same training."""
     result, summary = json.loads(record.read_text()), folder / "summary.json"
-    kept = json.loads(summary.read_text()) if summary.exists() else {}
-    here = all(kept.get(key) == result[key] for key in KEPT)
+    summary_here = json.loads(summary.read_text()) if summary.exists() else {}
+    here = all(summary_here.get(key) == result[key] for key in FROM_SUMMARY)
     found = {}
     for row in result["rows"]:
         weights = folder / f"{row['stage']}.pt"
-        found[row["stage"]] = End(row, weights if here and weights.exists() else None)
+        found[row["stage"]] = StageResult(row, weights if here and weights.exists() else None)
     return found
 
 
@@ -152,7 +153,7 @@ def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:
     )
 
 
-def drops(known: Mapping[str, Drop], before: Mapping[Task, End], last: End) -> dict[str, Drop]:
+def drops(known: Mapping[str, Drop], before: Mapping[Task, StageResult], last: StageResult) -> dict[str, Drop]:
     """What the end of a chain lost against other ends, one for each task, with intervals; `known` ones stay.
 
     Where weights are on another machine: from the values that were recorded, without an interval.

@@ -45,9 +45,9 @@ class OnnxModel(nn.Module):
         options.log_severity_level = 3
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            said = json.loads(self.session.get_modelmeta().custom_metadata_map["onehead"])
-            self.classes = {task: tuple(names) for task, names in said["classes"].items()}
-            self.input_size = int(said["input_size"])
+            about = json.loads(self.session.get_modelmeta().custom_metadata_map["onehead"])
+            self.classes = {task: tuple(names) for task, names in about["classes"].items()}
+            self.input_size = int(about["input_size"])
         except Exception as error:  # the runtime raises many types for a file that is not what it says
             first = " ".join(str(error).split())[:120]
             raise UserError(f"{path} is no OneHead model ({first}): give a file written by engine.export") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -27,7 +27,7 @@ from engine.settings.config import Config, to_dict
 from engine.storage.checkpoint import backbone_weights, load, load_optimizer, provenance, save
 from engine.storage.device import cpu_name, pick_device, pick_precision
 from engine.storage.errors import UserError
-from engine.storage.files import alone, write_text
+from engine.storage.files import run_lock, write_text
 from engine.tracking.plots import plot_pretraining
 from engine.tracking.tracker import Row, Tracker
 from engine.training.ahead import ahead, halve_threads
@@ -51,7 +51,7 @@ WARMUP = 0.02
 def pretrain(config: Config, resume: bool = False) -> None:
     """Run stage 0 and write pretrain.pt into the run's folder. Raises UserError and DataError."""
     folder = Path(config.runs) / config.name
-    with alone(folder):
+    with run_lock(folder):
         if (folder / "pretrain.pt").is_file():
             print(f"stage pretrain: done before, {folder / 'pretrain.pt'}")
             return
@@ -80,7 +80,7 @@ class Pretraining:
         print(f"stage 0: {len(self.images)} photographs", flush=True)
         set_seed(config.seed)
         self.teacher, self.source = public_teacher(settings.teacher, settings.teacher_weights)
-        self.backbone: Any = BACKBONES[config.model.backbone]()
+        self.backbone = cast(Any, BACKBONES[config.model.backbone]())
         channels = self.backbone.channels
         self.matching = FeatureMatching(channels, self.teacher.channels, self.teacher.features, self.teacher.classes)
         if settings.init and not unfinished:

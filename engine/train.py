@@ -31,7 +31,7 @@ from engine.settings.options import build_parser, to_config
 from engine.storage.checkpoint import build_model, load, load_model
 from engine.storage.device import keep_freed_memory
 from engine.storage.errors import UserError, run_cli
-from engine.storage.files import alone, write_text
+from engine.storage.files import run_lock, write_text
 from engine.tracking.plots import plot_forgetting
 from engine.training.changed_data import check_data
 from engine.training.run import JOINT, Run
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         default=0,
         metavar="N",
-        help="self-test: learn the first N images of each set by heart, all tasks at once",
+        help="self-test: overfit the first N images of each set, all tasks at once",
     )
     parsed = parser.parse_args(argv)
     keep_freed_memory()
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(config: Config, stage: str = "all", resume: bool = False, overfit: int = 0) -> dict[str, Any]:
     """Train the stages asked for and return the run's summary. Raises UserError and DataError."""
     folder = Path(config.runs) / config.name
-    with alone(folder):
+    with run_lock(folder):
         return train_in(folder, config, stage, resume, overfit)
 
 
@@ -81,14 +81,14 @@ def train_in(folder: Path, config: Config, stage: str, resume: bool, overfit: in
     run = Run(config, overfit)
     if unfinished:
         for change in changes(unfinished["config"], to_dict(config)):
-            run.say(f"note: {change} since the run was interrupted")
+            run.print(f"note: {change} since the run was interrupted")
     rows = latest_rows(config, folder, unfinished)
     run.track(rows, to_dict(config))
     if run.is_main:
         write_text(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     for name in stages:
         if name in done:
-            run.say(f"stage {name}: done before, {folder / name}.pt")
+            run.print(f"stage {name}: done before, {folder / name}.pt")
             continue
         train_stage(run, name, unfinished if unfinished and unfinished["stage"] == name else None)
     if not run.is_main:
@@ -169,14 +169,14 @@ def start_model(run: Run, name: str, unfinished: dict[str, Any] | None) -> tuple
     path = run.folder / ("last.pt" if unfinished else f"{before}.pt")
     check_data(run, name, unfinished or (load(path) if before else None), path)
     if unfinished:
-        run.say(f"stage {name}: resumed after epoch {unfinished['epoch']}")
+        run.print(f"stage {name}: resumed after epoch {unfinished['epoch']}")
         return build_model(unfinished, str(path)), unfinished["remedies"]
     if before:
-        run.say(f"stage {name}: starts from {path}")
+        run.print(f"stage {name}: starts from {path}")
         return load_model(path), load(path)["remedies"]
     set_seed(config.seed)
     model = OneHead(config.model, run.classes, config.data.size)
-    run.say(f"stage {name}: starts from {first_weights(model, config)}")
+    run.print(f"stage {name}: starts from {first_weights(model, config)}")
     return model, {}
 
 
@@ -184,29 +184,29 @@ def train_stage(run: Run, name: str, unfinished: dict[str, Any] | None) -> None:
     """Find the stage's start, restore remedies, train."""
     model, state = start_model(run, name, unfinished)
     run.restore_remedies(state, name)
-    run.say(f"stage {name}: {count_parameters(model) / 1e6:.2f} M parameters, {run.device}, {run.dtype or 'float32'}")
+    run.print(f"stage {name}: {count_parameters(model) / 1e6:.2f} M parameters, {run.device}, {run.dtype or 'float32'}")
     StageLoop(run, name, model, unfinished).train()
     if not run.is_main:
         return  # the main process keeps the figures
     last = run.tracker.rows[-1]
     shown = ", ".join(f"{m} {last[m]:.3f}" for m in ("mIoU", "mAP", "AP50", "Top-1") if last.get(m) is not None)
-    run.say(f"stage {name}: {last['seconds'] / 60:.1f} min, {shown}")
+    run.print(f"stage {name}: {last['seconds'] / 60:.1f} min, {shown}")
 
 
 def print_table(summary: dict[str, Any], run: Run) -> None:
     """One line a task: value after its own stage, at the end, drop, verdict."""
-    run.say(f"\n{'task':<6}{'metric':<8}{'own stage':>10}{'final':>9}{'drop':>8}{'relative':>10}  within 5 %")
+    run.print(f"\n{'task':<6}{'metric':<8}{'own stage':>10}{'final':>9}{'drop':>8}{'relative':>10}  within 5 %")
     for task in HEADLINE:
         if task in summary["tasks"]:
             t = summary["tasks"][task]
-            run.say(
+            run.print(
                 f"{task:<6}{t['metric']:<8}{t['after_own_stage']:>10.4f}{t['final']:>9.4f}"
                 f"{t['drop_points']:>8.2f}{100 * t['drop_relative']:>9.1f}%  {'yes' if t['passed'] else 'NO'}"
             )
     last = next((r for r in reversed(run.tracker.rows) if "AP50" in r), None)
     if last is not None:
-        run.say(f"AP50 at the end: {last['AP50']:.4f}")
-    run.say(f"{summary['minutes']:.1f} minutes of training; figures and plots in {run.folder}")
+        run.print(f"AP50 at the end: {last['AP50']:.4f}")
+    run.print(f"{summary['minutes']:.1f} minutes of training; figures and plots in {run.folder}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +28,7 @@ def box_encoding(boxes: Tensor, dim: int) -> Tensor:
     bands = dim // 8
     frequency = 2 * math.pi * torch.logspace(-1, 4, bands, base=2.0, device=boxes.device)
     angle = boxes.float()[..., None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+    return rearrange(torch.cat([angle.sin(), angle.cos()], dim=-1), "... side wave -> ... (side wave)")
 
 
 class SelfAttention(nn.Module):
@@ -42,12 +43,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor, pos_BTD: Tensor, groups: int) -> Tensor:
         """Return (B, T, D); with `groups` > 1 the tokens are G runs of T / G that do not see each other."""
-        shape = x_BTD.shape
-        x, pos = x_BTD.reshape(shape[0] * groups, -1, shape[2]), pos_BTD.reshape(shape[0] * groups, -1, shape[2])
-        q, k = self.qk(x + pos).chunk(2, dim=-1)
-        q, k, v = (split_heads(t, self.heads) for t in (q, k, self.v(x)))
-        out: Tensor = self.out(join_heads(attend(q, k, v)))
-        return out.reshape(shape)
+        q, k = self.qk(x_BTD + pos_BTD).chunk(2, dim=-1)
+        split = "b (g t) (h e) -> b g h t e"
+        q, k, v = (rearrange(t, split, g=groups, h=self.heads) for t in (q, k, self.v(x_BTD)))
+        out: Tensor = self.out(rearrange(attend(q, k, v), "b g h t e -> b (g t) (h e)"))
+        return out
 
 
 class CrossAttention(nn.Module):
@@ -75,9 +75,9 @@ class CrossAttention(nn.Module):
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
         ring = torch.stack([angle.cos(), angle.sin()], dim=-1)
         radius = torch.arange(self.points) / max(1, self.points - 1)
-        grid = ring[:, None, None] * radius[None, None, :, None]
+        grid = einsum(ring, radius, "h xy, p -> h p xy")
         with torch.no_grad():
-            self.offsets.bias.copy_(grid.expand(self.heads, self.levels, self.points, 2).flatten())
+            self.offsets.bias.copy_(repeat(grid, "h p xy -> (h l p xy)", l=self.levels))
 
     def forward(
         self,
@@ -94,21 +94,21 @@ class CrossAttention(nn.Module):
         bias_k, bias_v = self.kv.bias.chunk(2)
         k = F.linear(memory_BMD + memory_pos_MD, weight_k, bias_k)
         v = F.linear(memory_BMD, weight_v, bias_v)
-        q, k, v = (split_heads(t, self.heads) for t in (self.q(query), k, v))
-        everywhere = join_heads(attend(q, k, v))
+        q, k, v = (rearrange(t, "b t (h e) -> b h t e", h=self.heads) for t in (self.q(query), k, v))
+        everywhere = rearrange(attend(q, k, v), "b h t e -> b t (h e)")
         nearby = self.sample(query, box_BT4, levels).to(everywhere.dtype)
         out: Tensor = self.out(torch.cat([everywhere, nearby], dim=-1))
         return out
 
     def sample(self, query_BTD: Tensor, box_BT4: Tensor, levels: GridMaps | RowTable) -> Tensor:
         """Weighted mean (B, T, D) of the maps at learnt points around each token's box, placed in float32."""
-        B, T, _ = query_BTD.shape
-        H, L, P = self.heads, self.levels, self.points
-        offset_BT2S = self.offsets(query_BTD).float().view(B, T, -1, 2).transpose(2, 3)
-        weight = self.weights(query_BTD).float().view(B, T, H, L * P).softmax(-1)
+        H, L = self.heads, self.levels
+        offset_BT2S = rearrange(self.offsets(query_BTD).float(), "b t (s xy) -> b t xy s", xy=2)
+        weight = rearrange(self.weights(query_BTD).float(), "b t (h s) -> b t h s", h=H).softmax(-1)
         centre, size = box_BT4[..., None].split(2, dim=2)
         points = centre + offset_BT2S * (size / 2)
-        return levels.mean(points.view(B, T, 2, H, L, P), weight.view(B, T, H, L, P))
+        points = rearrange(points, "b t xy (h l p) -> b t xy h l p", h=H, l=L)
+        return levels.mean(points, rearrange(weight, "b t h (l p) -> b t h l p", l=L))
 
 
 class DecoderLayer(nn.Module):
@@ -138,17 +138,7 @@ class DecoderLayer(nn.Module):
         return x + self.scales[2] * self.feed_forward(self.norms[2](x))
 
 
-def attend(q_BHTE: Tensor, k_BHME: Tensor, v_BHME: Tensor) -> Tensor:
-    """Softmax attention (B, H, T, E), written out: the fused CPU kernel is twice as slow at these sizes."""
-    weights = (q_BHTE * q_BHTE.shape[-1] ** -0.5 @ k_BHME.transpose(-1, -2)).softmax(-1)
-    return weights.to(v_BHME.dtype) @ v_BHME
-
-
-def split_heads(x_BTD: Tensor, heads: int) -> Tensor:
-    """(B, T, D) -> (B, H, T, E)."""
-    return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def join_heads(x_BHTE: Tensor) -> Tensor:
-    """(B, H, T, E) -> (B, T, D)."""
-    return x_BHTE.transpose(1, 2).flatten(-2)
+def attend(q_TE: Tensor, k_ME: Tensor, v_ME: Tensor) -> Tensor:
+    """Softmax attention (..., T, E), written out: the fused CPU kernel is twice as slow at these sizes."""
+    weights = (q_TE * q_TE.shape[-1] ** -0.5 @ k_ME.mT).softmax(-1)
+    return weights.to(v_ME.dtype) @ v_ME

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
 MAX_LOG_SCALE = 4.0
@@ -31,8 +32,8 @@ def grid_references(height: int, width: int, scale: float, device: torch.device)
     y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
     x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
     cy, cx = torch.meshgrid(y, x, indexing="ij")
-    size = torch.tensor([scale / width, scale / height], device=device).expand(height, width, 2)
-    return torch.cat([cx[..., None], cy[..., None], size], dim=-1).reshape(-1, 4)
+    size = repeat(torch.tensor([scale / width, scale / height], device=device), "wh -> y x wh", y=height, x=width)
+    return rearrange(torch.cat([cx[..., None], cy[..., None], size], dim=-1), "y x box -> (y x) box")
 
 
 def overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

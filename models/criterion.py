@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
@@ -41,7 +42,7 @@ class LossConfig:
     smoothing: float = 0.1
     """Label smoothing of the image label."""
     dense: float = 1.0
-    """Weight of the one-to-many loss on places, the cells of all levels."""
+    """Weight of the one-to-many loss on locations, the cells of all levels."""
     extra: float = 1.0
     """Weight of group and denoising queries together."""
     aux: float = 0.5
@@ -68,7 +69,7 @@ class Criterion:
         """Weighted terms to be summed, float32 scalars.
 
         Names: "conf", "l1", "giou", "seg_ce", "seg_dice", "cls_ce" for the last layer, with "_aux" for the
-        earlier ones together, "_dense" for places, "_extra" for training-only queries. Terms that no image of
+        earlier ones together, "_dense" for locations, "_extra" for training-only queries. Terms that no image of
         the batch is annotated for are absent.
 
         Args:
@@ -94,7 +95,7 @@ class Criterion:
     def training_only(
         self, losses: Losses, outputs: Outputs, targets: Targets, denoise: Match | None, objects: Tensor
     ) -> None:
-        """Add the box terms of places and of training-only queries."""
+        """Add the box terms of locations and of training-only queries."""
         match = match_one_to_many(outputs["dense"], targets)
         pairs = self.mean_count(objects.new_tensor(float(len(match.image))))
         pairs = pairs.where(pairs > 0, 1.0)
@@ -117,7 +118,7 @@ class Criterion:
         A count of 0 means that no process needs the terms, so all leave them out together.
         """
         objects = torch.full_like(targets.classes[0], sum(len(b) for b in targets.boxes))
-        masked = (targets.masks != VOID).flatten(1).any(1).sum()
+        masked = (targets.masks != VOID).any((1, 2)).sum()
         local = torch.stack([objects, targets.has_boxes.sum(), masked, (targets.classes != NO_CLASS).sum()])
         objects, *images = self.mean_count(local.float())
         return [objects.where(objects > 0, 1.0), *images]
@@ -149,17 +150,17 @@ class Criterion:
     def segmentation(self, logits_BKHW: Tensor, targets: Targets, count: Tensor, zoom: int = 2) -> Losses:
         """Cross-entropy and Dice per labelled image, at `zoom` times the logits' resolution, void left out.
 
-        Earlier layers are judged at zoom 1: at 2 their terms alone took a fifth of a training step.
+        Earlier layers are compared at zoom 1: at 2 their terms alone took a fifth of a training step.
         """
-        some = (targets.masks != VOID).flatten(1).any(1)
+        some = (targets.masks != VOID).any((1, 2))
         logits = logits_BKHW[some].float()
         if zoom > 1:
             logits = F.interpolate(logits, scale_factor=zoom, mode="bilinear")
         step = targets.masks.shape[-1] // logits.shape[-1]
         masks = targets.masks[some, step // 2 :: step, step // 2 :: step]
         log_p = logits.log_softmax(1)
-        ce = F.nll_loss(log_p, masks, ignore_index=VOID, reduction="none").flatten(1).sum(1)
-        known = (masks != VOID).flatten(1).sum(1)
+        ce = F.nll_loss(log_p, masks, ignore_index=VOID, reduction="none").sum((1, 2))
+        known = (masks != VOID).sum((1, 2))
         return {"seg_ce": (ce / known.clamp(min=1)).sum() / count, "seg_dice": dice(log_p.exp(), masks).sum() / count}
 
     def classification(self, logits_BC: Tensor, targets: Targets, count: Tensor) -> Losses:
@@ -185,9 +186,10 @@ def varifocal(logits: Tensor, quality: Tensor, alpha: float = 0.75, gamma: float
 
 def dice(probs_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
     """1 - Dice, averaged over the classes present in each image (B,); 0 for an image without labels."""
-    known = (masks_BHW != VOID).flatten(1)
-    labels = masks_BHW.flatten(1).where(known, 0)
-    probs = probs_BKHW.flatten(2) * known[:, None]
+    masks = rearrange(masks_BHW, "b h w -> b (h w)")
+    known = masks != VOID
+    labels = masks.where(known, 0)
+    probs = rearrange(probs_BKHW, "b k h w -> b k (h w)") * known[:, None]
     right = probs.gather(1, labels[:, None])[:, 0]
     zeros = probs.new_zeros(probs.shape[:2])
     overlap = zeros.scatter_add(1, labels, right)

@@ -1,7 +1,7 @@
 """The one head: three decoder layers over every query, and one projection that reads any token.
 
-Shape suffixes: B batch, N object queries, K segmentation classes, P places (cells of all levels), M memory tokens
-(places of strides 16 and 32), T tokens, D width, G groups.
+Shape suffixes: B batch, N object queries, K segmentation classes, P locations (cells of all levels), M memory tokens
+(locations of strides 16 and 32), T tokens, D width, G groups.
 
     tokens = [class token | N object queries | K class queries]  -> decoder layers -> projection
     projection row blocks: box 4 | conf 1 | C_det | C_cls | present K | mask embedding D
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import DecoderLayer, box_encoding
 from models.boxes import grid_references, refine
-from models.places import CELLS_PER_REFERENCE, nearest_places, peaks_first
+from models.locations import CELLS_PER_REFERENCE, nearest_locations, peaks_first
 from models.sampling import GridMaps, RowTable
 
 CONF_PRIOR = -4.6
@@ -35,7 +36,7 @@ Outputs = dict[str, Any]
 class Queries:
     """Object queries as (where to start, what to start from).
 
-    index: int64 (B, N), place that gives the content and whose cell predicted boxes are relative to;
+    index: int64 (B, N), location that gives the content and whose cell predicted boxes are relative to;
     boxes: float32 (B, N, 4), where to look first; groups: the queries are this many runs that do not see each other.
     """
 
@@ -48,11 +49,11 @@ class Queries:
 class Memory:
     """What the tokens read, and where objects are looked for first.
 
-    places_BPD, boxes_P4: the cells of all levels, finest first, with their reference boxes; tokens_BMD, encoding_MD:
+    locations_BPD, boxes_P4: the cells of all levels, finest first, with their reference boxes; tokens_BMD, encoding_MD:
     the coarse ones among them, which are few enough to attend to; levels: all maps, for sampling.
     """
 
-    places_BPD: Tensor
+    locations_BPD: Tensor
     boxes_P4: Tensor
     tokens_BMD: Tensor
     encoding_MD: Tensor
@@ -134,14 +135,14 @@ class QueryHead(nn.Module):
     def read_objects(self, tokens: Tensor, references: Tensor) -> Outputs:
         """Object predictions of tokens (B, N, D) relative to boxes (B, N, 4) or (N, 4)."""
         delta, conf, classes = self.project(tokens, "box", "conf", "det")
-        found = self.judge(conf, classes)
+        found = self.object_logits(conf, classes)
         return {"pred_boxes": refine(delta.float(), references), **found}
 
-    def judge(self, conf: Tensor, classes: Tensor) -> Outputs:
-        """Logits of classes (..., C_det) and of the surest of them, from the two blocks of rows that speak of objects.
+    def object_logits(self, conf: Tensor, classes: Tensor) -> Outputs:
+        """Logits of classes (..., C_det) and their maximum, from the blocks "conf" and "det".
 
-        Every class is judged by itself, `conf` being what all have in common. That any object is there need then not be
-        one linear reading of a token; see `ModelConfig.exclusive` for how it was.
+        Each class has its own sigmoid; `conf` is the part of the logit that all share. Objectness is then no linear
+        function of a token, as it was with `ModelConfig.exclusive`.
         """
         if self.exclusive:
             chance = F.logsigmoid(conf.float()) + classes.float().log_softmax(-1)
@@ -157,23 +158,24 @@ class QueryHead(nn.Module):
         (embedding,) = self.project(tokens_BKD, "mask")
         (present,) = self.project(token_BD, "present")
         present = present if slots is None else present.gather(1, slots)
-        masks = (embedding * embedding.shape[-1] ** -0.5 @ pix_BDHW.flatten(2)).unflatten(2, pix_BDHW.shape[2:])
-        return masks + present[..., None, None]
+        pixels = rearrange(pix_BDHW, "b d h w -> b d (h w)")
+        masks = rearrange(embedding * embedding.shape[-1] ** -0.5 @ pixels, "b k (h w) -> b k h w", h=pix_BDHW.shape[2])
+        return masks + rearrange(present, "b k -> b k 1 1")
 
     def read_class(self, token_BD: Tensor) -> Tensor:
         """Image logits (B, C_cls)."""
         return self.project(token_BD, "cls")[0]
 
-    def memorise(self, maps: list[Tensor]) -> Memory:
-        """Flatten the levels: all into places (B, P, D), all but the finest into memory tokens (B, M, D)."""
-        places = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+    def build_memory(self, maps: list[Tensor]) -> Memory:
+        """Flatten the levels: all into locations (B, P, D), all but the finest into memory tokens (B, M, D)."""
+        locations = torch.cat([rearrange(m, "b d h w -> b (h w) d") for m in maps], dim=1)
         boxes = torch.cat([grid_references(m.shape[2], m.shape[3], CELLS_PER_REFERENCE, m.device) for m in maps])
         finest = maps[0].shape[2] * maps[0].shape[3]
-        encoding = box_encoding(boxes[finest:], places.shape[-1])
-        return Memory(places, boxes, places[:, finest:], encoding, self.sampled(maps, places))
+        encoding = box_encoding(boxes[finest:], locations.shape[-1])
+        return Memory(locations, boxes, locations[:, finest:], encoding, self.sampled(maps, locations))
 
     def select(self, dense: Outputs, rank_BP: Tensor) -> Queries:
-        """The first places of a ranking become the object queries (RT-DETR, arXiv 2304.08069, 4.3)."""
+        """The first locations of a ranking become the object queries (RT-DETR, arXiv 2304.08069, 4.3)."""
         index = rank_BP.topk(self.num_queries, dim=1).indices
         return Queries(index, pick(dense["pred_boxes"], index).detach())
 
@@ -183,17 +185,18 @@ class QueryHead(nn.Module):
         """Training-only queries: `groups` runs that share out a wider selection, then the denoising boxes.
 
         Group matching gives each object several matched queries (Group DETR, arXiv 2207.13085); denoising queries start
-        from noised annotated boxes (DN-DETR, arXiv 2203.01305), their content from the place nearest to the box.
+        from noised annotated boxes (DN-DETR, arXiv 2203.01305), their content from the location nearest to the box.
         `sizes`: (height, width) of the maps.
         """
         index, boxes, n = [], [], self.num_queries
         if groups:
             ranked = rank_BP.topk(min(groups * n, rank_BP.shape[1]), dim=1).indices
-            rank = torch.arange(groups * n, device=ranked.device).view(n, groups).T.flatten() % ranked.shape[1]
+            rank = torch.arange(groups * n, device=ranked.device) % ranked.shape[1]
+            rank = rearrange(rank, "(n g) -> (g n)", g=groups)
             index.append(ranked[:, rank])
             boxes.append(pick(dense["pred_boxes"], index[0]).detach())
         if denoise is not None:
-            index.append(nearest_places(denoise, sizes))
+            index.append(nearest_locations(denoise, sizes))
             boxes.append(denoise)
         if not index:
             return None
@@ -214,53 +217,54 @@ class QueryHead(nn.Module):
             queries: object queries to use instead of the head's own selection (a student on its teacher's selection).
             groups: additional runs of N object queries for one-to-many matching, in training.
             denoise: noised boxes (B, R * N, 4) as R further runs, in training. Nothing deployed sees either.
-            slots: class queries (B, K') to ask in place of all: with hundreds of classes, those an image speaks of.
+            slots: class queries (B, K') in place of all: with hundreds of classes, those an image is annotated for.
 
         Returns a dict: pred_logits (B, N, C_det), of each class by itself, pred_conf (B, N), the surest of them,
         pred_boxes (B, N, 4), pred_masks (B, K, H/8, W/8), pred_class (B, C_cls) of the last layer; "aux_outputs": the
         same for the earlier layers and, first, for the tokens before any layer; "dense": object predictions of all P
-        places with their "references" (P, 4); "queries": the selection; "maps": the neck's; "extra_outputs": object
+        locations with their "references" (P, 4); "queries": the selection; "maps": the neck's; "extra_outputs": object
         predictions of training-only runs per layer, if there are any.
         """
-        memory = self.memorise(maps)
-        dense = {**self.read_objects(memory.places_BPD, memory.boxes_P4), "references": memory.boxes_P4}
+        memory = self.build_memory(maps)
+        dense = {**self.read_objects(memory.locations_BPD, memory.boxes_P4), "references": memory.boxes_P4}
         rank = peaks_first(dense["pred_conf"], maps)
         queries = queries or self.select(dense, rank)
         pooled = memory.tokens_BMD.mean(1)
-        asked = self.ask(maps[0], slots)
-        start = {"pred_masks": self.read_masks(asked, pooled, maps[0], slots), "pred_class": self.read_class(pooled)}
-        tokens = self.tokens(pooled, queries, asked, memory)
-        outputs = [self.read(x, found, maps[0], slots) for x, found in self.rounds(tokens, 1, queries, memory)]
+        class_tokens = self.class_tokens(maps[0], slots)
+        masks = self.read_masks(class_tokens, pooled, maps[0], slots)
+        start = {"pred_masks": masks, "pred_class": self.read_class(pooled)}
+        tokens = self.tokens(pooled, queries, class_tokens, memory)
+        outputs = [self.read(x, found, maps[0], slots) for x, found in self.decode(tokens, 1, queries, memory)]
         aux = [start, *outputs[:-1]]
         result = {**outputs[-1], "aux_outputs": aux, "dense": dense, "queries": queries, "maps": maps}
         extra = self.extra_queries(dense, rank, [(m.shape[-2], m.shape[-1]) for m in maps], groups, denoise)
         if extra is not None:
-            objects = pick(memory.places_BPD, extra.index)
-            result["extra_outputs"] = [found for _, found in self.rounds(objects, 0, extra, memory)]
+            objects = pick(memory.locations_BPD, extra.index)
+            result["extra_outputs"] = [found for _, found in self.decode(objects, 0, extra, memory)]
         return result
 
     def final(self, maps: list[Tensor]) -> Outputs:
-        """The last layer's outputs of `forward` alone, for use: earlier ones and most places are never read."""
-        memory = self.memorise(maps)
-        conf = self.judge(*self.project(memory.places_BPD, "conf", "det"))["pred_conf"]
+        """The last layer's outputs of `forward` alone, for use: earlier ones and most locations are never read."""
+        memory = self.build_memory(maps)
+        conf = self.object_logits(*self.project(memory.locations_BPD, "conf", "det"))["pred_conf"]
         index = peaks_first(conf, maps).topk(self.num_queries, dim=1).indices
-        (delta,) = self.project(pick(memory.places_BPD, index), "box")
+        (delta,) = self.project(pick(memory.locations_BPD, index), "box")
         queries = Queries(index, refine(delta.float(), memory.boxes_P4[index]))
-        tokens = self.tokens(memory.tokens_BMD.mean(1), queries, self.ask(maps[0], None), memory)
-        *_, (x, found) = self.rounds(tokens, 1, queries, memory)
+        tokens = self.tokens(memory.tokens_BMD.mean(1), queries, self.class_tokens(maps[0], None), memory)
+        *_, (x, found) = self.decode(tokens, 1, queries, memory)
         return self.read(x, found, maps[0], None)
 
-    def ask(self, like: Tensor, slots: Tensor | None) -> Tensor:
+    def class_tokens(self, like: Tensor, slots: Tensor | None) -> Tensor:
         """The class queries (B, K, D) of every image of the batch, in the type of `like`."""
         all_KD = self.class_queries.to(like.dtype)
-        return all_KD.expand(like.shape[0], -1, -1) if slots is None else all_KD[slots]
+        return repeat(all_KD, "k d -> b k d", b=like.shape[0]) if slots is None else all_KD[slots]
 
-    def tokens(self, pooled_BD: Tensor, queries: Queries, asked_BKD: Tensor, memory: Memory) -> Tensor:
-        """All tokens (B, 1 + N + K, D) before any layer; an object query starts as its place."""
-        return torch.cat([pooled_BD[:, None], pick(memory.places_BPD, queries.index), asked_BKD], dim=1)
+    def tokens(self, pooled_BD: Tensor, queries: Queries, class_BKD: Tensor, memory: Memory) -> Tensor:
+        """All tokens (B, 1 + N + K, D) before any layer; an object query starts as its location."""
+        return torch.cat([pooled_BD[:, None], pick(memory.locations_BPD, queries.index), class_BKD], dim=1)
 
-    def rounds(self, x_BTD: Tensor, first: int, queries: Queries, memory: Memory) -> Iterator[tuple[Tensor, Outputs]]:
-        """Run tokens through the layers; after each, all tokens and what the object queries, from `first` on, find.
+    def decode(self, x_BTD: Tensor, first: int, queries: Queries, memory: Memory) -> Iterator[tuple[Tensor, Outputs]]:
+        """Run tokens through the layers; yield after each all tokens and the object outputs, from `first` on.
 
         Object queries look around the box that the layer before predicted, all other tokens at the whole image. What
         is predicted stays relative to the query's own cell, so that the one projection means the same before and after
@@ -268,7 +272,7 @@ class QueryHead(nn.Module):
         """
         n = queries.index.shape[1]
         whole = x_BTD.new_tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float32)
-        image = whole.expand(x_BTD.shape[0], x_BTD.shape[1] - n, 4)
+        image = repeat(whole, "box -> b t box", b=x_BTD.shape[0], t=x_BTD.shape[1] - n)
         boxes, cells = queries.boxes, memory.boxes_P4[queries.index]
         for layer in self.layers:
             box = torch.cat([image[:, :first], boxes, image[:, first:]], dim=1)
@@ -278,11 +282,11 @@ class QueryHead(nn.Module):
             boxes = found["pred_boxes"].detach()
 
     def read(self, x_BTD: Tensor, found: Outputs, pix_BDHW: Tensor, slots: Tensor | None) -> Outputs:
-        """What was found of objects, and what the class token and the class queries say."""
+        """Add the outputs of the class token and the class queries to those of the object queries."""
         masks = self.read_masks(x_BTD[:, 1 + found["pred_boxes"].shape[1] :], x_BTD[:, 0], pix_BDHW, slots)
         return {**found, "pred_class": self.read_class(x_BTD[:, 0]), "pred_masks": masks}
 
 
 def pick(values_BPX: Tensor, index_BN: Tensor) -> Tensor:
     """Gather rows (B, N, X) of (B, P, X)."""
-    return values_BPX.gather(1, index_BN[..., None].expand(-1, -1, values_BPX.shape[-1]))
+    return values_BPX.gather(1, repeat(index_BN, "b n -> b n x", x=values_BPX.shape[-1]))

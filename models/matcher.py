@@ -1,6 +1,6 @@
-"""Which prediction answers for which object: one-to-one (Hungarian) and one-to-many (places).
+"""Which prediction answers for which object: one-to-one (Hungarian) and one-to-many (locations).
 
-Shape suffixes: B batch, N predictions of an image, P places, M objects of the whole batch, k candidates of an object.
+Shape suffixes: B batch, N predictions of an image, P locations, M objects of the batch, k candidates of an object.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.boxes import pair_giou, pair_iou
 from models.head import Outputs
-from models.places import CELLS_PER_REFERENCE
+from models.locations import CELLS_PER_REFERENCE
 from models.targets import Targets
 
 COST_CLASS, COST_L1, COST_GIOU = 2.0, 5.0, 2.0
@@ -103,30 +103,30 @@ def match_one_to_one(outputs: Outputs, targets: Targets, groups: int = 1) -> Mat
 
 @torch.no_grad()
 def match_one_to_many(outputs: Outputs, targets: Targets, most: int = 9) -> Match:
-    """Several places for each object: the cheapest of those whose cell lies near its centre.
+    """Several locations for each object: the cheapest of those whose cell lies near its centre.
 
-    Every object first gets one place of its own (Hungarian), so that a small one is not left out beside a large one. It
-    wants as many as the sum of its best IoUs, between 1 and `most`; a place wanted by two objects goes to the cheaper
-    one. Source: SimOTA in YOLOX, arXiv 2107.08430, section 2.3, which lacks the first step.
+    Every object first gets one location of its own (Hungarian), so that a small one is not left out beside a large
+    one. It takes as many as the sum of its best IoUs, between 1 and `most`; of two objects at one location the cheaper
+    one gets it. Source: SimOTA in YOLOX, arXiv 2107.08430, section 2.3, which lacks the first step.
     """
     check_finite(outputs)
     objects = Objects.of(targets)
-    places = outputs["pred_boxes"].shape[1]
+    locations = outputs["pred_boxes"].shape[1]
     cost = object_cost(outputs, objects) + 100.0 * centre_distance(outputs["references"], objects.boxes)
     iou = pair_iou(outputs["pred_boxes"].float()[objects.image], objects.boxes[:, None])
-    count = iou.topk(min(most, places), dim=1).values.sum(1).long().clamp(min=1)
-    price_Mk, place_Mk = cost.topk(min(most, places), dim=1, largest=False)
+    count = iou.topk(min(most, locations), dim=1).values.sum(1).long().clamp(min=1)
+    price_Mk, location_Mk = cost.topk(min(most, locations), dim=1, largest=False)
     wanted = torch.arange(price_Mk.shape[1], device=cost.device) < count[:, None]
-    object_, price, place = wanted.nonzero()[:, 0], price_Mk[wanted], place_Mk[wanted]
-    own, own_place = assign(cost, objects)
-    cell, own_cell = objects.image[object_] * places + place, objects.image[own] * places + own_place
-    lowest = cost.new_full((len(outputs["pred_boxes"]) * places,), torch.inf).scatter_reduce(0, cell, price, "amin")
+    object_, price, location = wanted.nonzero()[:, 0], price_Mk[wanted], location_Mk[wanted]
+    own, own_location = assign(cost, objects)
+    cell, own_cell = objects.image[object_] * locations + location, objects.image[own] * locations + own_location
+    lowest = cost.new_full((len(outputs["pred_boxes"]) * locations,), torch.inf).scatter_reduce(0, cell, price, "amin")
     lowest[own_cell] = -torch.inf
     first = torch.full_like(lowest, len(objects.boxes), dtype=torch.int64)
     won = price == lowest[cell]
     first = first.scatter_reduce(0, cell[won], object_[won], "amin")  # of two at the same price
     won &= object_ == first[cell]
-    return objects.matched(torch.cat([own, object_[won]]), torch.cat([own_place, place[won]]))
+    return objects.matched(torch.cat([own, object_[won]]), torch.cat([own_location, location[won]]))
 
 
 def centre_distance(references_P4: Tensor, boxes_M4: Tensor) -> Tensor:

@@ -53,10 +53,10 @@ class OneHead(nn.Module):
             raise ValueError(f"unknown backbone {config.backbone!r}: choose one of {', '.join(sorted(BACKBONES))}")
         if config.dim % 8 or config.dim % config.heads:
             raise ValueError(f"model.dim {config.dim} must be a multiple of 8 and of model.heads {config.heads}")
-        places = sum((input_size // stride) ** 2 for stride in (8, 16, 32))
-        if places < config.queries:
+        locations = sum((input_size // stride) ** 2 for stride in (8, 16, 32))
+        if locations < config.queries:
             raise ValueError(
-                f"model.queries {config.queries} is more than the {places} places that an input of side "
+                f"model.queries {config.queries} is more than the {locations} locations that an input of side "
                 f"{input_size} has: lower model.queries or raise data.size"
             )
         self.config = config

@@ -7,6 +7,7 @@ between four neighbouring cells, S side of a square.
 from __future__ import annotations
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert
@@ -36,14 +37,15 @@ def best_pairs(outputs: Outputs, top_k: int = 100, same: float = SAME) -> tuple[
     chances_BNC = outputs["pred_logits"].float().sigmoid()
     corners = to_xyxy(outputs["pred_boxes"].float()).clamp(0, 1)
     if same < 1:
-        chances_BNC = chances_BNC * torch.where(rival_overlap(chances_BNC, corners) > same, TWICE, 1.0)
+        chances_BNC = chances_BNC * torch.where(overlap_with_surer(chances_BNC, corners) > same, TWICE, 1.0)
     classes = chances_BNC.shape[-1]
-    scores, index = chances_BNC.flatten(1).topk(min(top_k, chances_BNC.shape[1] * classes), dim=1)
-    owner = (index // classes)[..., None].expand(-1, -1, 4)
+    pairs = rearrange(chances_BNC, "b n c -> b (n c)")
+    scores, index = pairs.topk(min(top_k, pairs.shape[1]), dim=1)
+    owner = repeat(index // classes, "b k -> b k corners", corners=4)
     return scores, index % classes, corners.gather(1, owner)
 
 
-def rival_overlap(chances_BNC: Tensor, corners_BN4: Tensor) -> Tensor:
+def overlap_with_surer(chances_BNC: Tensor, corners_BN4: Tensor) -> Tensor:
     """Largest IoU (B, N, C) of each query's box with that of a query which is surer of the class, 0 without one.
 
     One-to-one matching should leave none, but 240 images do not teach that. Source: Fast NMS of YOLACT, arXiv
@@ -60,20 +62,20 @@ def class_masks(logits_BKHW: Tensor, scale: int) -> Tensor:
     Exact, but most pixels are never interpolated: between four cells with the same best class no other can win.
     """
     side = scale // 2
-    cells = F.pad(logits_BKHW, (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1).contiguous()
+    cells = rearrange(F.pad(logits_BKHW, (1, 1, 1, 1), mode="replicate"), "b k h w -> b h w k").contiguous()
     best = cells.argmax(-1).short()  # a quarter of what argmax gives to move about
     corner = best[:, :-1, :-1]
     mixed = (corner != best[:, :-1, 1:]) | (corner != best[:, 1:, :-1]) | (corner != best[:, 1:, 1:])
     b, y, x = mixed.nonzero(as_tuple=True)
     corners_Q4K = torch.stack([cells[b, y, x], cells[b, y, x + 1], cells[b, y + 1, x], cells[b, y + 1, x + 1]], dim=1)
     pixels_QSS = (bilinear(scale, cells) @ corners_Q4K).argmax(-1).short()
-    squares = corner[..., None].expand(-1, -1, -1, scale * scale).index_put((b, y, x), pixels_QSS)
-    rows_BHSWS = squares.unflatten(-1, (scale, scale)).transpose(2, 3)
-    return rows_BHSWS.flatten(3).flatten(1, 2)[:, side:-side, side:-side].long()
+    squares = repeat(corner, "b h w -> b h w s", s=scale * scale).index_put((b, y, x), pixels_QSS)
+    pixels = rearrange(squares, "b h w (y x) -> b (h y) (w x)", y=scale)
+    return pixels[:, side:-side, side:-side].long()
 
 
 def bilinear(scale: int, like: Tensor) -> Tensor:
     """Weights (scale * scale, 4) of a square's corners, row by row, for its pixels."""
     far = (torch.arange(scale, device=like.device, dtype=like.dtype) + 0.5) / scale
     weights = torch.stack([1 - far, far], dim=1)
-    return (weights[:, None, :, None] * weights[None, :, None, :]).flatten(2).flatten(0, 1)
+    return torch.kron(weights, weights)

@@ -31,7 +31,7 @@ from engine.settings.config import Config, to_dict
 from engine.settings.options import build_parser, to_config
 from engine.storage.device import keep_freed_memory
 from engine.storage.errors import run_cli
-from engine.storage.files import alone, write_text
+from engine.storage.files import run_lock, write_text
 from engine.train import check_start
 from engine.training.run import Run
 from engine.training.stage import StageLoop
@@ -149,7 +149,7 @@ class ConventionalLoop(StageLoop):
 
     model: Conventional
 
-    def owned(self) -> Collection[str]:
+    def task_specific(self) -> Collection[str]:
         """The whole head."""
         return [name for name, _ in self.model.named_parameters() if name.startswith("head.")]
 
@@ -164,7 +164,7 @@ def train(config: Config, task: str, resume: bool) -> None:
     remedies_off = ContinualConfig(config.continual.freeze_statistics, distill=0.0)
     config = replace(config, order=[task], continual=remedies_off)  # type: ignore[list-item]
     folder = Path(config.runs) / config.name
-    with alone(folder):
+    with run_lock(folder):
         done = [task] if (folder / f"{task}.pt").is_file() else []
         check_start(config, folder, [task], done, None, resume)
         if not done:
@@ -178,9 +178,9 @@ def train_in(folder: Path, config: Config, task: str) -> None:
     run.track([], to_dict(config))
     set_seed(config.seed)
     model = HEADS[task](config.model, run.classes, config.data.size, config.loss)
-    run.say(f"stage {task}: starts from {first_weights(model, config)}")
+    run.print(f"stage {task}: starts from {first_weights(model, config)}")
     model.change_head()
-    run.say(f"conventional head: {count_parameters(model.head) / 1e6:.2f} M of {count_parameters(model) / 1e6:.2f} M")
+    run.print(f"conventional head: {count_parameters(model.head) / 1e6:.2f} M of {count_parameters(model) / 1e6:.2f} M")
     write_text(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     ConventionalLoop(run, task, model, None).train()
     run.write_summary()

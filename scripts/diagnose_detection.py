@@ -4,11 +4,11 @@ python -m scripts.diagnose_detection runs/real/det.pt --data_root data
 python -m scripts.diagnose_detection runs/fold{0,1,2}/det.pt --data_root data --images held
 
 Several checkpoints are read as one, each on the images that it held back (`data.fold`), three times as many. One row
-a reading: all places, which are the cells of all maps (after non-maximum suppression, as a dense detector would give
+a reading: all locations, which are the cells of all maps (after non-maximum suppression, as a dense detector would give
 them), the selected ones, the queries after each layer. `found` is the share of objects with any box of IoU >= 0.5,
 whatever its class. `pooled` is AP50 over all (image, class) pairs as if they were one class: on few images it is far
 steadier than the mean over classes, in which three cats weigh as much as two hundred people. `nameless` is the same
-with classes ignored. Below, what places make of objects of every size: how well the best of all boxes fits.
+with classes ignored. Below, what locations make of objects of every size: how well the best of all boxes fits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from data.catalog import load_set
 from data.dataset import TaskDataset
 from data.images import image_size
 from data.types import Record, TaskSet
-from engine.evaluation.metrics import MAX_DETECTIONS, Detections, DetectionTally
+from engine.evaluation.average_precision import MAX_DETECTIONS, Detections, DetectionTally
 from engine.storage.checkpoint import load, load_model, provenance
 from engine.storage.errors import UserError, run_cli
 from engine.storage.files import write_text
@@ -70,7 +70,7 @@ def best(out: dict[str, Tensor], suppress: bool, same: float) -> dict[str, Tenso
 def diagnose(
     pairs: Sequence[tuple[OneHead, TaskSet]], same: float = SAME
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Scores of every reading of models, each on its own images, and what places make of objects of every size."""
+    """Scores of every reading of models, each on its own images, and what locations make of objects of every size."""
     task_set = replace(pairs[0][1], records=tuple(r for _, part in pairs for r in part.records))
     found: dict[str, list[Detections]] = {}
     hits: dict[str, list[Tensor]] = {}

@@ -15,7 +15,7 @@ import torch
 from engine.storage.checkpoint import build_model, load, model_content, save
 from engine.storage.errors import run_cli
 
-KEPT = ("stage", "config", "seconds", "seen", "provenance")
+PUBLISHED = ("stage", "config", "seconds", "training_images", "provenance")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not all(torch.isfinite(v).all() for v in model["model"].values()):
         raise ValueError(f"{args.checkpoint}: a weight is too large for fp16")
     content["config"] = {k: v for k, v in content["config"].items() if k not in ("data", "pretrain", "runs")}
-    save(args.target, {**model, **{k: content[k] for k in KEPT if k in content}})
+    save(args.target, {**model, **{k: content[k] for k in PUBLISHED if k in content}})
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -16,11 +16,9 @@ from tqdm import tqdm
 from data.dataset import TaskDataset
 from data.images import image_size, read_mask
 from data.types import VOID, Record, Task, TaskSet
+from engine.evaluation.average_precision import MAX_DETECTIONS, Detections, DetectionTally
 from engine.evaluation.metrics import (
-    MAX_DETECTIONS,
     ClassificationTally,
-    Detections,
-    DetectionTally,
     Scores,
     SegmentationTally,
     Tally,

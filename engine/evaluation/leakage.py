@@ -1,7 +1,7 @@
-"""Which images a model has learnt from, so that an evaluation on them is not taken for one on new images.
+"""Leakage: which images a model was trained on, so that an evaluation on them is not taken for one on new images.
 
-A checkpoint lists, under "seen", a digest of the content of every training image file: a copy under another name is
-recognised, an image that was encoded anew is not. Images of stage 0 are not listed.
+A checkpoint lists, under "training_images", a digest of the content of every training image file: a copy under another
+name is recognised, an image that was encoded anew is not. Images of stage 0 are not listed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def digests(paths: Iterable[Path]) -> list[str]:
 
 
 def listed(content: dict[str, Any]) -> set[str] | None:
-    """The digests that a checkpoint lists; None where it does not tell."""
-    seen = content.get("seen")
-    return {entry for entry in seen if isinstance(entry, str)} if isinstance(seen, list) else None
+    """The digests that a checkpoint lists; None if it has no such list."""
+    found = content.get("training_images")
+    return {entry for entry in found if isinstance(entry, str)} if isinstance(found, list) else None
 
 
-def learnt_from(paths: Iterable[Path], content: dict[str, Any]) -> list[Path] | None:
-    """Those files whose content the model of a checkpoint has learnt from; None where it does not tell."""
+def trained_on(paths: Iterable[Path], content: dict[str, Any]) -> list[Path] | None:
+    """Those files whose content the model of a checkpoint was trained on; None if it has no list."""
     known = listed(content)
     return None if known is None else [path for path in paths if digest(path) in known]

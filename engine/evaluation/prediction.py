@@ -1,4 +1,4 @@
-"""What the network says about one picture of any size."""
+"""Predictions for one picture of any size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Everything the network says about one image.
+    """All that is predicted for one image.
 
     label, probability: class of the image; boxes: surest first; mask: uint8 (H, W), index into `seg_classes`.
     """

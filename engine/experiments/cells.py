@@ -21,7 +21,17 @@ from engine.evaluation.metrics import HEADLINE
 from engine.storage.errors import UserError
 from engine.storage.files import write_text
 
-KEPT = ("machine", "device", "dtype", "threads", "commit", "torch", "minutes", "minutes_by_stage", "peak_memory_mib")
+FROM_SUMMARY = (
+    "machine",
+    "device",
+    "dtype",
+    "threads",
+    "commit",
+    "torch",
+    "minutes",
+    "minutes_by_stage",
+    "peak_memory_mib",
+)
 """What a result takes over from the run's summary."""
 Settings = Mapping[str, Any]
 """Settings by dotted key, as on the command line: {"optim.lr": 5e-4}."""
@@ -121,7 +131,7 @@ def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any
         return found
     words = [*what, *where, *to_options(cell.settings)]
     print(" ".join([f"python -m {grid.program}", *words]), flush=True)
-    if train_apart(grid.program, words):
+    if train_in_subprocess(grid.program, words):
         raise UserError(f"the training of {run} failed, see above; run the same command again to go on from here")
     summary = json.loads((runs / run / "summary.json").read_text())
     rows = evaluations(runs / run / "metrics.jsonl")
@@ -131,7 +141,7 @@ def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any
         "seed": cell.seed,
         "settings": settings,
         "command": " ".join([f"python -m {grid.program}", *what, *to_options(settings)]),
-        **{k: summary[k] for k in KEPT},
+        **{k: summary[k] for k in FROM_SUMMARY},
         "rows": stage_ends(rows),
         "curve": curve(rows),
     }
@@ -139,7 +149,7 @@ def run_cell(grid: Grid, cell: Cell, results: Path, runs: Path) -> dict[str, Any
     return result
 
 
-def train_apart(program: str, words: Sequence[str]) -> int:
+def train_in_subprocess(program: str, words: Sequence[str]) -> int:
     """Run a training in a process of its own; returns its exit code."""
     return subprocess.run([sys.executable, "-m", program, *words], check=False).returncode
 

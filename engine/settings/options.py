@@ -45,14 +45,14 @@ class Parser(ArgumentParser):
     ) -> Any:
         """Parse the command line and its YAML files. Raises UserError for whatever is wrong with either."""
         given = list(sys.argv[1:] if args is None else args)
-        self.places = self.check(given)
+        self.sources = self.check(given)
         return super().parse_args(files_first(given), namespace, **options)
 
     def check(self, given: list[str]) -> dict[str, str]:
         """Refuse unknown keys before jsonargparse does; returns where the files set each of their keys."""
         options = {o.removeprefix("--") for o in self._option_string_actions if o.startswith("--")}
         sections = {k.rsplit(".", n)[0] for k in options for n in range(1, k.count(".") + 1)}
-        places: dict[str, str] = {}
+        sources: dict[str, str] = {}
         for word, following in zip(given, [*given[1:], ""]):
             if not word.startswith("--") or word == "--":
                 continue
@@ -61,8 +61,8 @@ class Parser(ArgumentParser):
                 raise UserError(f"--{name}: {unknown(name, options - sections)}")
             if name == "config" and (value or following):
                 keys = options - sections - {"help", "config", "print_config"}
-                places |= read_keys(value or following, keys, sections)
-        return places
+                sources |= read_keys(value or following, keys, sections)
+        return sources
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise UserError instead of printing the usage and exiting."""
@@ -71,9 +71,9 @@ class Parser(ArgumentParser):
         kinds = key_types(Config)
         if typed:
             key, value = typed.groups()
-            place = f" ({self.places[key]})" if key in self.places else ""
+            source = f" ({self.sources[key]})" if key in self.sources else ""
             allowed = f"it must be {kind(kinds[key])}" if key in kinds else "see --help for what it takes"
-            raise UserError(f"{key} is {value}{place}: {allowed}") from None
+            raise UserError(f"{key} is {value}{source}: {allowed}") from None
         if text.startswith("unrecognized arguments: "):
             text = f"{text.split(': ', 1)[1]}: belongs to no option; settings are given as --section.key value"
         raise UserError(text.removeprefix("argument ")) from None
@@ -101,24 +101,24 @@ def read_keys(path: str, keys: set[str], sections: set[str]) -> dict[str, str]:
         raise UserError(f"--config {path}: {error.strerror}; give the path of a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark else path
-        raise UserError(f"{place}: not valid YAML ({getattr(error, 'problem', error)}); correct the file") from None
+        source = f"{path}, line {mark.line + 1}" if mark else path
+        raise UserError(f"{source}: not valid YAML ({getattr(error, 'problem', error)}); correct the file") from None
     if not isinstance(tree, yaml.MappingNode):
         raise UserError(f"{path}: holds no settings; write lines such as `seed: 1`")
     found: dict[str, str] = {}
 
     def walk(node: yaml.MappingNode, prefix: str) -> None:
         for key, value in node.value:
-            name, place = f"{prefix}{key.value}", f"{path}, line {key.start_mark.line + 1}"
+            name, source = f"{prefix}{key.value}", f"{path}, line {key.start_mark.line + 1}"
             if name in found:
-                raise UserError(f"{place}: {name} is there twice, first in line {found[name].split()[-1]}; keep one")
+                raise UserError(f"{source}: {name} is there twice, first in line {found[name].split()[-1]}; keep one")
             if name not in keys | sections:
-                raise UserError(f"{place}: {unknown(name, keys | sections)}")
-            found[name] = place
+                raise UserError(f"{source}: {unknown(name, keys | sections)}")
+            found[name] = source
             if isinstance(value, yaml.MappingNode):
                 walk(value, f"{name}.")
             elif name in sections:
-                raise UserError(f"{place}: {name} is a section; write `key: value` lines below it")
+                raise UserError(f"{source}: {name} is a section; write `key: value` lines below it")
 
     walk(tree, "")
     return found

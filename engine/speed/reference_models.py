@@ -14,7 +14,7 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 from engine.settings.config import OptimConfig
 from engine.speed.timing import Figures, Run, drawn_image, measure, summary
 
-RIVALS = {"lraspp": "LR-ASPP", "ssdlite": "SSDLite320", "mobilenet": "MobileNetV3-Small"}
+REFERENCE_MODELS = {"lraspp": "LR-ASPP", "ssdlite": "SSDLite320", "mobilenet": "MobileNetV3-Small"}
 """Networks by short name."""
 CLASSES = 21
 

@@ -10,7 +10,7 @@ from typing import Any
 Build = Callable[..., Callable[[], object]]
 
 
-class Apart:
+class SubprocessFunction:
     """The function that `build(*args)` returns in another process; each call runs it there once and waits for its end.
 
     `build` is a function of a module, `args` can be pickled. The process ends when this object or this process does.
@@ -38,7 +38,7 @@ def _serve(end: Connection, build: Build, args: tuple[Any, ...]) -> None:
     while True:
         try:
             end.recv()
-        except EOFError:  # nobody asks any more
+        except EOFError:  # the other side has closed the pipe
             return
         run()
         end.send(None)

@@ -22,6 +22,8 @@ from models.onehead import ModelConfig, OneHead
 from models.pretrained import Pretrained
 
 FORMAT = "onehead/1"
+RENAMED = {"seen": "training_images"}
+"""Keys of older checkpoints, and their names today."""
 WEIGHTS = Path(__file__).parents[2] / "weights"
 """Where the weights lie that come with this repository."""
 
@@ -68,6 +70,8 @@ def load(path: str | Path) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is no OneHead checkpoint (format {FORMAT}): give a file written by engine.train")
+    for old in RENAMED.keys() & content.keys():
+        content[RENAMED[old]] = content.pop(old)
     return content
 
 
@@ -108,7 +112,7 @@ def build_model(content: dict[str, Any], source: str) -> OneHead:
 
 
 def read_shape(content: dict[str, Any]) -> ModelConfig:
-    """Shape of a checkpoint's network; one from before classes were judged one by one does not say that it is older."""
+    """Shape of a checkpoint's network; one without `exclusive` is from before the per-class sigmoid."""
     return ModelConfig(**{"exclusive": True, **content["architecture"]})
 
 

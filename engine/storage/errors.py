@@ -59,12 +59,12 @@ def run_cli(
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of what an error says; the name of its type if it says nothing."""
+    """The beginning of an error's message; the name of its type if that is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def machine_fault(error: Exception, memory: str) -> str | None:
-    """What to say when memory, disk or another process of the run failed; None for any other exception."""
+    """Message for a failure of memory, disk or another process of the run; None for any other exception."""
     said = " ".join(str(error).split())[:200]
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in said:
         return f"out of memory ({said or 'no details'}); lower {memory}"

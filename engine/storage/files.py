@@ -34,7 +34,7 @@ def cannot_write(path: Path, error: OSError, kept: str = "") -> UserError:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Work in a run's folder while no other run does; the system frees it however this process ends.
 
     Of several processes of one run the first holds the folder for all. What a killed run left half written is

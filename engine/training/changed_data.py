@@ -35,7 +35,7 @@ def check_data(run: Run, name: str, content: dict[str, Any] | None, path: Path) 
     inherited = (listed(load(first)) or set()) if first and first.is_file() else set()
     new, gone = len(now - seen), len(seen - now - inherited)
     if new or gone:
-        run.say(
+        run.print(
             f"note: stage {name}: the training images of {', '.join(learnt)} are not those that {path} has learnt from "
             f"({new} new, {gone} gone)"
         )

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from continual.base import OWNED
+from continual.base import TASK_SPECIFIC
 from engine.settings.config import OptimConfig
 from models.onehead import OneHead
 
 
 def parameter_groups(
-    model: OneHead, config: OptimConfig, lr: float, shared: float = 1.0, owned: Collection[str] = OWNED
+    model: OneHead, config: OptimConfig, lr: float, shared: float = 1.0, task_specific: Collection[str] = TASK_SPECIFIC
 ) -> list[dict[str, Any]]:
     """Groups by rate (`shared` times `lr` for what tasks share), weight decay (matrices and filters have it) and owner.
 
@@ -22,7 +22,7 @@ def parameter_groups(
     """
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
-        own = name in owned
+        own = name in task_specific
         factor = 1.0 if own else shared * (config.backbone_lr if name.startswith("backbone.") else 1.0)
         decay = config.weight_decay if p.ndim > 1 and not own else 0.0
         groups.setdefault((lr * factor, decay, own), []).append(p)

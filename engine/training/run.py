@@ -70,8 +70,8 @@ class Run:
         self.overfit = overfit
         self.train_sets, eval_sets = read_sets(config, overfit)
         for task in self.train_sets:
-            self.say(summary(self.train_sets[task]))
-            self.say(f"evaluated on: {eval_sets[task].split}, {len(eval_sets[task].records)} images\n")
+            self.print(summary(self.train_sets[task]))
+            self.print(f"evaluated on: {eval_sets[task].split}, {len(eval_sets[task].records)} images\n")
         self.digests: dict[str, list[str]] = {
             task: digests(r.image for r in task_set.records) for task, task_set in self.train_sets.items()
         }
@@ -83,7 +83,7 @@ class Run:
         self.tracker: Tracker
         self.datasets: dict[str, list[TaskDataset]] = {}
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print once, whatever the number of processes."""
         if self.accelerator.is_main_process:
             print(text, flush=True)
@@ -122,19 +122,19 @@ class Run:
             return self.folder / f"{before}.pt"
         return Path(init) if init and init != STAGE0 and init.split(":")[0] != IMAGENET else None
 
-    def seen(self, stage: str, tasks: Iterable[str]) -> list[str]:
+    def trained_images(self, stage: str, tasks: Iterable[str]) -> list[str]:
         """Digests of the images of `tasks` and of all that the model a stage starts from has learnt from."""
         start = self.start_file(stage)
         inherited = listed(load(start)) if start else None
         return sorted({*(inherited or ()), *(digest for task in tasks for digest in self.digests[task])})
 
-    def ended(self, stage: str) -> OneHead:
+    def finished_model(self, stage: str) -> OneHead:
         """The network that a stage ended with, its weights as the next stage trains them."""
         model = load_model(self.folder / f"{stage}.pt", self.device)
-        self.hand_over(stage, model)
+        self.absorb_before_freezing(stage, model)
         return model
 
-    def hand_over(self, stage: str, model: OneHead) -> None:
+    def absorb_before_freezing(self, stage: str, model: OneHead) -> None:
         """Let the filters of the network that a stage ends with take up the statistics that the next one freezes."""
         order = list(self.config.order)
         following = next((b for a, b in pairwise(order) if a == stage), None)
@@ -145,7 +145,7 @@ class Run:
         """What remedies may know about a stage that `model` is trained in."""
         before = self.previous(stage)
         old = tuple(self.config.order[: list(self.config.order).index(before) + 1]) if before else ()  # type: ignore
-        start = self.ended(before) if before else None
+        start = self.finished_model(before) if before else None
         if start is not None:
             start.requires_grad_(False)
         read = partial(ExampleImages, [self.train_sets[t] for t in self.tasks_of(stage)], self.config.data.size)
@@ -161,9 +161,9 @@ class Run:
             config = replace(config, init=load(self.folder / f"{config.order[0]}.pt")["config"]["init"])
         found = pretrained_backbone(config)
         if found is None:
-            self.say(f"stage {stage}: hold and recall do nothing, the run began with random weights")
+            self.print(f"stage {stage}: hold and recall do nothing, the run began with random weights")
         elif found.readout is None and asked.recall:
-            self.say(f"stage {stage}: recall does nothing, what the run began with names no pictures")
+            self.print(f"stage {stage}: recall does nothing, what the run began with names no pictures")
         return found.to(self.device) if found else None
 
     def loss(self, model: OneHead, images: Tensor, targets: Targets) -> Tensor | None:
@@ -179,9 +179,9 @@ class Run:
         late = [remedy for name, remedy in self.remedies.items() if name not in state]
         order = list(self.config.order)
         for done in order[: order.index(stage)] if late and stage in order else ():  # type: ignore[arg-type]
-            ended = self.begin(done, self.ended(done))
+            finished = self.begin(done, self.finished_model(done))
             for remedy in late:
-                remedy.after_stage(ended)
+                remedy.after_stage(finished)
 
     def loaders(self, stage: str) -> dict[str, DataLoader[Batch]]:
         """Loaders of a stage: "augmented", and "plain" for its end."""

@@ -19,7 +19,7 @@ from timm.utils import ModelEmaV3
 from tqdm import tqdm
 
 from continual import Losses, Step
-from continual.base import OWNED
+from continual.base import TASK_SPECIFIC
 from engine.settings.config import to_dict
 from engine.storage.checkpoint import load_optimizer, model_content, provenance, save
 from engine.storage.device import peak_memory
@@ -48,7 +48,7 @@ def check_norm(norm: float, where: str, step: int, folder: Path, rate: str = "op
 
 
 def broken(reason: str, folder: Path, rate: str = "optim.lr") -> str:
-    """What to say when training cannot go on; `rate` is the setting to lower."""
+    """Message for a training that cannot continue; `rate` is the setting to lower."""
     return (
         f"{reason}. The checkpoints in {folder} are the last good ones; "
         f"lower {rate} or set --precision fp32, then --resume"
@@ -62,7 +62,7 @@ class StageLoop:
         config = run.config
         self.run, self.name = run, name
         self.stage = run.begin(name, model)
-        self.seen = run.seen(name, (*self.stage.tasks, *self.stage.old))
+        self.trained_images = run.trained_images(name, (*self.stage.tasks, *self.stage.old))
         self.freeze = run.freezes(name)
         if self.freeze:
             absorb_statistics(model)
@@ -75,7 +75,7 @@ class StageLoop:
             synchronise(self.model)
         self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True)
         shared = getattr(config.optim.shared_lr, name)
-        groups = parameter_groups(self.model, config.optim, config.optim.lr, shared, self.owned())
+        groups = parameter_groups(self.model, config.optim, config.optim.lr, shared, self.task_specific())
         optimizer = torch.optim.AdamW(groups, fused=True)
         self.peak = [g["lr"] for g in optimizer.param_groups]
         self.epoch, self.seconds = 0, 0.0
@@ -90,9 +90,9 @@ class StageLoop:
         if resume is not None and run.accelerator.scaler is not None:
             run.accelerator.scaler.load_state_dict(resume["scaler"])
 
-    def owned(self) -> Collection[str]:
+    def task_specific(self) -> Collection[str]:
         """Parameters that no two tasks share."""
-        return OWNED
+        return TASK_SPECIFIC
 
     def restore(self, content: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
         """Take up weights, averages, optimiser and position from last.pt."""
@@ -122,12 +122,12 @@ class StageLoop:
                     save(run.folder / "last.pt", self.content())
                     saved = time.monotonic()
             run.accelerator.wait_for_everyone()
-        ended = replace(self.stage, model=self.ema.module)
+        finished = replace(self.stage, model=self.ema.module)
         for remedy in run.remedies.values():
-            remedy.settle(ended)
-        run.hand_over(self.name, self.ema.module)  # before a remedy says how much each weight matters
+            remedy.settle(finished)
+        run.absorb_before_freezing(self.name, self.ema.module)  # before remedies measure importance
         for remedy in run.remedies.values():
-            remedy.after_stage(ended)
+            remedy.after_stage(finished)
         if run.is_main:
             save(run.folder / f"{self.name}.pt", self.finished())
             (run.folder / "last.pt").unlink(missing_ok=True)
@@ -202,7 +202,7 @@ class StageLoop:
             for remedy in self.run.remedies.values():
                 remedy.before_step(step)
         losses = self.losses(step)
-        if not losses:  # no image of the batch is annotated: masks that are all void, say
+        if not losses:  # no image of the batch is annotated: masks may be all void
             return {"loss": 0.0}
         total = torch.stack(list(losses.values())).sum()
         values = {k: float(v.detach()) for k, v in losses.items()}
@@ -235,7 +235,7 @@ class StageLoop:
         return losses
 
     def stop(self, reason: str) -> None:
-        """Raise UserError that says where the training broke and what is left."""
+        """Raise UserError: where the training broke and what is left."""
         raise UserError(broken(f"stage {self.name}, epoch {self.epoch + 1}: {reason}", self.run.folder))
 
     def common(self) -> dict[str, Any]:
@@ -246,7 +246,7 @@ class StageLoop:
             "old": list(self.stage.old),
             "config": to_dict(run.config),
             "rows": run.tracker.rows,
-            "seen": self.seen,
+            "training_images": self.trained_images,
             "seconds": self.seconds,
             "remedies": {k: r.state_dict() for k, r in run.remedies.items()},
             "provenance": provenance(),

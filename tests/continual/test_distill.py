@@ -102,12 +102,12 @@ def test_only_old_tasks_count_and_the_weight_is_a_factor(start: OneHead) -> None
 def test_objects_count_alike_dense_and_in_every_layer(start: OneHead) -> None:
     step, distill = new_step(), in_stage(start)
     distill.before_step(step)
-    outputs, taught = student_of(start, 0.1)(step.images, step.queries), step.taught
-    assert taught is not None
-    pairs = [(outputs["dense"], taught["dense"]), (outputs, taught)]
-    pairs += list(zip(outputs["aux_outputs"][-2:], taught["aux_outputs"][-2:]))  # two layers before the last
+    outputs, teacher = student_of(start, 0.1)(step.images, step.queries), step.teacher_outputs
+    assert teacher is not None
+    pairs = [(outputs["dense"], teacher["dense"]), (outputs, teacher)]
+    pairs += list(zip(outputs["aux_outputs"][-2:], teacher["aux_outputs"][-2:]))  # two layers before the last
     mean = sum(object_distance(s, t).item() for s, t in pairs) / 4
-    assert distill.objects(outputs, taught).item() == pytest.approx(mean, rel=1e-5)
+    assert distill.objects(outputs, teacher).item() == pytest.approx(mean, rel=1e-5)
 
 
 def test_divergence_by_hand() -> None:

@@ -22,7 +22,7 @@ class Anchor(Remedy):
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.seen: list[int] = []
-        self.taught: list[int] = []
+        self.teacher_outputs: list[int] = []
         self.start: dict[str, Tensor] = {}
         self.model: OneHead | None = None
 
@@ -33,7 +33,7 @@ class Anchor(Remedy):
     def before_step(self, step: Step) -> None:
         self.calls.append("before_step")
         self.seen.append(len(step.images))
-        self.taught.append(0 if step.taught is None else len(step.taught["pred_class"]))
+        self.teacher_outputs.append(0 if step.teacher_outputs is None else len(step.teacher_outputs["pred_class"]))
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         self.calls.append("penalty")
@@ -115,7 +115,7 @@ def test_remedies_add_up() -> None:
     replay = chosen["replay"]
     assert isinstance(replay, Replay)
     assert len(replay.buffer) == 6
-    assert anchor.taught[-1] == 5  # the teacher was shown the replayed images as well
+    assert anchor.teacher_outputs[-1] == 5  # the teacher was shown the replayed images as well
     assert history[2]["seg_ce"] > 0  # and the old task is learnt from them
     assert "l1" not in history[0]
 

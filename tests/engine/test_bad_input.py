@@ -269,7 +269,7 @@ def test_a_loss_that_is_no_number_stops_and_says_where(
     [
         (["--model.layers", "5"], "set model.layers to 2 or 3"),
         (["--model.heads", "3"], "model.dim 32 must be a multiple of 8 and of model.heads 3"),
-        (["--model.queries", "500"], "model.queries 500 is more than the 84 places"),
+        (["--model.queries", "500"], "model.queries 500 is more than the 84 locations"),
         (["--model.backbone", "resnet"], "unknown backbone 'resnet': choose one of"),
         (["--continual.replay", "11"], "continual.replay is 11"),
         (["--data.size", "65"], "data.size is 65: it must be a multiple of 32"),

@@ -1,4 +1,4 @@
-"""The benchmark counts, times and judges what it says."""
+"""The benchmark counts, times and checks its own figures."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_the_table_on_a_gpu_names_its_memory() -> None:
     ("arguments", "text"),
     [
         (["--size", "300"], "--size 300: it must be a multiple of 32"),
-        (["--size", "32"], f"--size 32: model.queries {ModelConfig().queries} is more than the 21 places"),
+        (["--size", "32"], f"--size 32: model.queries {ModelConfig().queries} is more than the 21 locations"),
         (["--weights", "no.pt", "--backbone", "yolov8n"], "--backbone and --weights: the file brings its own"),
         (["--weights", "no.pt"], "no.pt is not there"),
     ],

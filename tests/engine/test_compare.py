@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.compare import cells, chosen, ends, main, starts_like_baseline
+from engine.compare import cells, chosen, main, stage_results, starts_like_baseline
 from engine.evaluation.metrics import HEADLINE
 from engine.experiments.cells import read_grid
 from engine.experiments.tables import comparison_table
@@ -39,7 +39,7 @@ def compared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     (root / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         # in this process: imports take longer
-        patch.setattr("engine.experiments.cells.train_apart", lambda _, words: train(words))
+        patch.setattr("engine.experiments.cells.train_in_subprocess", lambda _, words: train(words))
         assert main([str(root / "grid.yaml"), "--results", str(root / "results"), "--runs", str(root / "runs")]) == 0
     return root / "grid.yaml", root / "results"
 
@@ -130,7 +130,7 @@ def test_a_grid_goes_on_where_only_its_results_are(
     stopped = json.loads((folder / "ewc-all-s0.json").read_text())  # after training, before drops were scored
     (folder / "ewc-all-s0.json").write_text(json.dumps({k: v for k, v in stopped.items() if "drops" not in k}))
     (folder / "backwards-all-s0.json").unlink()
-    monkeypatch.setattr("engine.experiments.cells.train_apart", lambda _, words: train(words))
+    monkeypatch.setattr("engine.experiments.cells.train_in_subprocess", lambda _, words: train(words))
     assert main([str(compared[0]), "--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]) == 0
     read = {name: json.loads((folder / f"{name}-all-s0.json").read_text()) for name in ("ewc", "backwards")}
     for key in ("drops", "own_drops"):
@@ -149,10 +149,12 @@ def test_a_grid_goes_on_where_only_its_results_are(
 
 def test_weights_of_another_training_are_not_scored(compared: tuple[Path, Path], tmp_path: Path) -> None:
     record, folder = compared[1] / "tiny" / "ewc-all-s0.json", compared[0].parent / "runs" / "tiny-ewc-all-s0"
-    assert [end.weights for end in ends(record, folder).values()] == [folder / f"{s}.pt" for s in ("seg", "det", "cls")]
+    assert [end.weights for end in stage_results(record, folder).values()] == [
+        folder / f"{s}.pt" for s in ("seg", "det", "cls")
+    ]
     other = tmp_path / "other.json"
     other.write_text(json.dumps({**json.loads(record.read_text()), "minutes": 1e6}))
-    assert [end.weights for end in ends(other, folder).values()] == [None] * 3
+    assert [end.weights for end in stage_results(other, folder).values()] == [None] * 3
 
 
 def test_table_by_hand() -> None:

@@ -77,7 +77,7 @@ def model() -> dict[str, Any]:
     network = OneHead(
         ModelConfig(dim=32, heads=2, hidden=64, queries=5), {"det": ["a"], "seg": ["b"], "cls": ["c"]}, 64
     )
-    return {**model_content(network), "seen": ["00"]}
+    return {**model_content(network), "training_images": ["00"]}
 
 
 def coco_altered(data: bytes, folder: Path) -> None:

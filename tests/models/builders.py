@@ -18,7 +18,7 @@ CLASSES = {
 }
 TINY = {"dim": 32, "heads": 2, "hidden": 64, "queries": 12}
 SIZE = 96
-"""Side of the tiny model's input: 189 places, 45 of them memory tokens."""
+"""Side of the tiny model's input: 189 locations, 45 of them memory tokens."""
 
 
 def tiny(seed: int = 0, **changes: Any) -> OneHead:

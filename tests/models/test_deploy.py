@@ -33,7 +33,7 @@ def test_fused_copy_gives_the_same_outputs(backbone: str) -> None:
 
 @torch.no_grad()
 def test_what_is_deployed_is_what_the_model_says_last() -> None:
-    model = tiny(seed=1)  # with seed 0 two places are equally sure, and rounding decides which comes first
+    model = tiny(seed=1)  # with seed 0 two locations are equally sure, and rounding decides which comes first
     expected, found = model(images(2)), Deployed(model)(images(2))
     for name in ("pred_boxes", "pred_conf", "pred_logits", "pred_masks", "pred_class"):
         torch.testing.assert_close(getattr(found, name), expected[name], rtol=1e-3, atol=1e-4)

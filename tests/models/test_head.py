@@ -79,14 +79,14 @@ def test_untrained_confidence_is_the_prior() -> None:
 
 def test_classes_are_judged_one_by_one_above_what_they_share() -> None:
     conf, classes = torch.tensor([[-1.0], [2.0]]), torch.tensor([[0.5, 3.0, -1.0], [0.0, -2.0, 0.25]])
-    found = tiny().head.judge(conf, classes)
+    found = tiny().head.object_logits(conf, classes)
     assert found["pred_logits"].tolist() == [[-0.5, 2.0, -2.0], [2.0, 0.0, 2.25]]
     assert found["pred_conf"].tolist() == [2.0, 2.25]
 
 
 def test_exclusive_classes_share_out_one_confidence() -> None:
     conf, classes = torch.tensor([[-1.0], [8.0], [-60.0]]), torch.randn(3, 4)
-    found = tiny(exclusive=True).head.judge(conf, classes)
+    found = tiny(exclusive=True).head.object_logits(conf, classes)
     expected = conf.sigmoid() * classes.softmax(-1)
     torch.testing.assert_close(found["pred_logits"].sigmoid(), expected)
     assert torch.equal(found["pred_conf"], conf[:, 0])
@@ -103,7 +103,7 @@ def test_all_three_outputs_in_one_forward(layers: int, training: bool, size: tup
     model = tiny(layers=layers).train(training)
     height, width = size
     outputs = model(images(2, height, width))
-    n, places = model.config.queries, sum(height // s * (width // s) for s in (8, 16, 32))
+    n, locations = model.config.queries, sum(height // s * (width // s) for s in (8, 16, 32))
     shapes = {
         "pred_logits": (2, n, 3),
         "pred_conf": (2, n),
@@ -117,9 +117,9 @@ def test_all_three_outputs_in_one_forward(layers: int, training: bool, size: tup
     for aux in outputs["aux_outputs"]:
         assert {k: tuple(v.shape) for k, v in aux.items()} == {k: shapes[k] for k in aux}
     assert all(set(aux) == set(shapes) for aux in outputs["aux_outputs"][1:])
-    assert tuple(outputs["dense"]["pred_conf"].shape) == (2, places)
-    assert tuple(outputs["dense"]["pred_boxes"].shape) == (2, places, 4)
-    assert tuple(outputs["dense"]["references"].shape) == (places, 4)
+    assert tuple(outputs["dense"]["pred_conf"].shape) == (2, locations)
+    assert tuple(outputs["dense"]["pred_boxes"].shape) == (2, locations, 4)
+    assert tuple(outputs["dense"]["references"].shape) == (locations, 4)
     assert "extra_outputs" not in outputs
     assert all(t.isfinite().all() for t in tensors(outputs).values())
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.boxes import grid_references
+from models.locations import CELLS_PER_REFERENCE
 from models.matcher import (
     COST_CLASS,
     COST_GIOU,
@@ -19,7 +20,6 @@ from models.matcher import (
     match_one_to_one,
     object_cost,
 )
-from models.places import CELLS_PER_REFERENCE
 from models.targets import Targets
 from tests.models.builders import boxes_in_view, object_targets, random_objects
 
@@ -170,7 +170,7 @@ def test_tiny_objects_have_a_token_of_their_own_even_side_by_side() -> None:
     assert len(set(match.query.tolist())) == 4
 
 
-def test_many_places_of_a_batch_are_those_of_its_images() -> None:
+def test_many_locations_of_a_batch_are_those_of_its_images() -> None:
     outputs, targets = dense(3, seed=2), targets_of(4, 0, 7, seed=3)
     together, alone = pairs(match_one_to_many(outputs, targets)), {}
     for b in (0, 2):

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from models.boxes import to_xyxy
-from models.postprocess import class_masks, detections, rival_overlap
+from models.postprocess import class_masks, detections, overlap_with_surer
 from tests.models.builders import images, random_objects, tiny
 
 
@@ -30,7 +30,7 @@ def test_an_object_found_twice_counts_once_a_class() -> None:
         "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.54, 0.5, 0.2, 0.2], [0.2, 0.2, 0.2, 0.2]]]),
     }
     chances = torch.tensor([[[0.72, 0.08], [0.3, 0.2], [0.4, 0.0]]])
-    overlap = rival_overlap(chances, to_xyxy(outputs["pred_boxes"]))
+    overlap = overlap_with_surer(chances, to_xyxy(outputs["pred_boxes"]))
     assert overlap.flatten().tolist() == pytest.approx([0, 2 / 3, 2 / 3, 0, 0, 0], abs=1e-5)
     (found,) = detections(outputs, top_k=4)
     # The second query is less sure of class 0, but surer of class 1, where the first gives way.

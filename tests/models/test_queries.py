@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from models.boxes import grid_references
 from models.denoising import denoising_boxes
 from models.head import Queries, pick
+from models.locations import CELLS_PER_REFERENCE, nearest_locations, peaks_first
 from models.onehead import OneHead
-from models.places import CELLS_PER_REFERENCE, nearest_places, peaks_first
 from tests.models.builders import boxes_in_view, images, random_targets, tensors, tiny
 
 
@@ -66,7 +66,7 @@ def test_given_queries_are_followed_index_by_index(model: OneHead) -> None:
         torch.testing.assert_close(turned[name], straight[name][:, order], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(turned["pred_masks"], straight["pred_masks"], atol=1e-5, rtol=1e-4)
     assert torch.equal(turned["queries"].index, own.index[:, order])
-    other = Queries(own.index.roll(1, dims=1), own.boxes)  # same places, other contents
+    other = Queries(own.index.roll(1, dims=1), own.boxes)  # same locations, other contents
     assert not torch.allclose(model(x, queries=other)["pred_conf"], straight["pred_conf"])
 
 
@@ -90,24 +90,24 @@ def test_boxes_are_relative_to_the_cell_of_their_token(model: OneHead) -> None:
     head = copy.deepcopy(model.head)
     head.projection.weight[:4] = 0
     head.projection.bias[:4] = 0
-    places = [13, 144 + 7, 144 + 36 + 4]
-    queries = Queries(torch.tensor([places]), boxes_in_view(3)[None])
+    locations = [13, 144 + 7, 144 + 36 + 4]
+    queries = Queries(torch.tensor([locations]), boxes_in_view(3)[None])
     outputs = head(model.features(images(1)), queries)
     references = outputs["dense"]["references"]
     cells = CELLS_PER_REFERENCE
-    assert references[places].tolist() == [
+    assert references[locations].tolist() == [
         pytest.approx([1.5 / 12, 1.5 / 12, cells / 12, cells / 12]),  # stride 8: 12 x 12 cells, row 1, column 1
         pytest.approx([1.5 / 6, 1.5 / 6, cells / 6, cells / 6]),  # stride 16: 6 x 6 cells
         pytest.approx([1.5 / 3, 1.5 / 3, cells / 3, cells / 3]),  # stride 32: 3 x 3 cells
     ]
     assert torch.equal(outputs["dense"]["pred_boxes"][0], references)
-    assert torch.equal(outputs["pred_boxes"][0], references[places])
+    assert torch.equal(outputs["pred_boxes"][0], references[locations])
 
 
-def test_more_queries_than_places_are_refused() -> None:
-    # 96 x 96: 12 x 12 places at stride 8, 6 x 6 at stride 16 and 3 x 3 at stride 32.
+def test_more_queries_than_locations_are_refused() -> None:
+    # 96 x 96: 12 x 12 locations at stride 8, 6 x 6 at stride 16 and 3 x 3 at stride 32.
     with pytest.raises(
-        ValueError, match=r"model.queries 190 is more than the 189 places .* side 96 .* raise data.size"
+        ValueError, match=r"model.queries 190 is more than the 189 locations .* side 96 .* raise data.size"
     ):
         tiny(queries=190)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_pick_gathers_rows_of_each_image() -> None:
 def test_nearest_place_agrees_in_place_and_size() -> None:
     # Four by four cells of 0.25, references 0.5 wide, then two by two, references 1 wide.
     boxes = torch.tensor([[[0.9, 0.1, 0.5, 0.5], [0.9, 0.1, 0.9, 1.0], [0.1, 0.6, 0.3, 0.4], [-0.2, 1.3, 0.5, 0.5]]])
-    assert nearest_places(boxes, [(4, 4), (2, 2)]).tolist() == [[3, 16 + 1, 8, 12]]
+    assert nearest_locations(boxes, [(4, 4), (2, 2)]).tolist() == [[3, 16 + 1, 8, 12]]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -133,7 +133,7 @@ def test_no_place_is_nearer_than_the_nearest(seed: int) -> None:
     references = torch.cat([grid_references(h, w, CELLS_PER_REFERENCE, boxes.device) for h, w in sizes])
     shift = ((boxes[:, None, :2] - references[None, :, :2]) / references[None, :, 2:]).abs().sum(-1)
     zoom = (boxes[:, None, 2:] / references[None, :, 2:]).log().sum(-1).abs()
-    assert nearest_places(boxes[None], sizes)[0].tolist() == (shift + zoom / 2).argmin(1).tolist()
+    assert nearest_locations(boxes[None], sizes)[0].tolist() == (shift + zoom / 2).argmin(1).tolist()
 
 
 # --- training-only runs ---
@@ -183,8 +183,8 @@ def test_training_only_runs_do_not_see_each_other(model: OneHead) -> None:
 @torch.no_grad()
 def test_group_queries_share_out_a_wider_selection(model: OneHead) -> None:
     maps = model.features(images(2))
-    memory = model.head.memorise(maps)
-    dense = model.head.read_objects(memory.places_BPD, memory.boxes_P4)
+    memory = model.head.build_memory(maps)
+    dense = model.head.read_objects(memory.locations_BPD, memory.boxes_P4)
     rank = peaks_first(dense["pred_conf"], maps)
     queries = model.head.extra_queries(dense, rank, [], 2, None)
     assert queries is not None
@@ -208,11 +208,11 @@ def test_queries_go_to_peaks_first_so_that_one_large_object_cannot_take_them_all
 
 
 @torch.no_grad()
-def test_groups_share_places_where_there_are_too_few() -> None:
+def test_groups_share_locations_where_there_are_too_few() -> None:
     model = tiny(queries=100)
     maps = model.features(images(1))
-    memory = model.head.memorise(maps)
-    dense = model.head.read_objects(memory.places_BPD, memory.boxes_P4)
+    memory = model.head.build_memory(maps)
+    dense = model.head.read_objects(memory.locations_BPD, memory.boxes_P4)
     queries = model.head.extra_queries(dense, dense["pred_conf"], [], 2, None)
     assert queries is not None
     runs = queries.index[0].view(2, 100).tolist()

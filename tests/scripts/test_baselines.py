@@ -10,12 +10,12 @@ import torch
 
 from data.catalog import load_set
 from data.types import Record, TaskSet
-from engine.evaluation.metrics import Detections, DetectionTally
+from engine.evaluation.average_precision import Detections, DetectionTally
 from engine.storage.errors import UserError
 from engine.train import main as train
 from models.criterion import LossConfig
+from models.locations import peaks_first
 from models.onehead import ModelConfig
-from models.places import peaks_first
 from models.postprocess import detections
 from scripts.baselines import HEADS, Conventional, main
 from scripts.diagnose_detection import main as diagnose_main

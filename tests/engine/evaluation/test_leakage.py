@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import eval as evaluation
-from engine.evaluation.leakage import digest, digests, learnt_from
+from engine.evaluation.leakage import digest, digests, trained_on
 from engine.storage.checkpoint import load, save
 from engine.storage.errors import run_cli
 from engine.train import main
@@ -43,22 +43,29 @@ def test_a_digest_stands_for_the_content_alone(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     assert digest(tmp_path / "a") == hashlib.sha256(b"one").hexdigest()[:16]
     assert digests(tmp_path / name for name in "abc") == sorted({digest(tmp_path / "a"), digest(tmp_path / "b")})
-    seen = {"seen": [digest(tmp_path / "a"), 7, ["x"]]}
-    assert learnt_from([tmp_path / "c", tmp_path / "b"], seen) == [tmp_path / "c"]
-    assert learnt_from([tmp_path / "c"], {}) is None
-    assert learnt_from([tmp_path / "c"], {"seen": 5}) is None
+    seen = {"training_images": [digest(tmp_path / "a"), 7, ["x"]]}
+    assert trained_on([tmp_path / "c", tmp_path / "b"], seen) == [tmp_path / "c"]
+    assert trained_on([tmp_path / "c"], {}) is None
+    assert trained_on([tmp_path / "c"], {"training_images": 5}) is None
 
 
 def test_a_checkpoint_lists_the_images_of_its_stage_and_of_those_before(chain: Path, drawn: Path) -> None:
-    assert load(chain / "seg.pt")["seen"] == digests(training_images(drawn, "mini_voc_seg"))
+    assert load(chain / "seg.pt")["training_images"] == digests(training_images(drawn, "mini_voc_seg"))
     both = digests(training_images(drawn, "mini_voc_seg", "mini_coco_det"))
-    assert load(chain / "det.pt")["seen"] == both
+    assert load(chain / "det.pt")["training_images"] == both
     assert len(both) == 24
+
+
+def test_the_list_is_found_under_its_former_name(chain: Path, tmp_path: Path) -> None:
+    content = load(chain / "seg.pt")
+    images = content.pop("training_images")
+    save(tmp_path / "old.pt", {**content, "seen": images})
+    assert load(tmp_path / "old.pt")["training_images"] == images
 
 
 def test_a_run_started_from_a_checkpoint_inherits_its_list(chain: Path, tiny: list[str], tmp_path: Path) -> None:
     main([*tiny, "--stage", "det", "--order", "[det]", "--init", str(chain / "seg.pt")])
-    assert load(tmp_path / "runs" / "tiny" / "det.pt")["seen"] == load(chain / "det.pt")["seen"]
+    assert load(tmp_path / "runs" / "tiny" / "det.pt")["training_images"] == load(chain / "det.pt")["training_images"]
 
 
 def test_new_images_are_scored_without_a_word(chain: Path, drawn: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -88,19 +95,19 @@ def test_training_images_are_named_under_any_name(chain: Path, drawn: Path, tmp_
 
 def test_an_older_checkpoint_does_not_tell(chain: Path, drawn: Path, tmp_path: Path, capsys: Capture) -> None:
     content = load(chain / "seg.pt")
-    del content["seen"]
+    del content["training_images"]
     save(tmp_path / "old.pt", content)
     assert evaluate(tmp_path / "old.pt", drawn, "--tasks", "seg", "--split", "train") == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     assert json.loads(captured.out.splitlines()[-1])["seen_in_training"] is None
     assert publish([str(tmp_path / "old.pt"), str(tmp_path / "given.pt")]) == 0
-    assert "seen" not in load(tmp_path / "given.pt")
+    assert "training_images" not in load(tmp_path / "given.pt")
 
 
 def test_published_weights_keep_the_list_and_nothing_of_the_machine(chain: Path, tmp_path: Path) -> None:
     assert publish([str(chain / "det.pt"), str(tmp_path / "given.pt")]) == 0
     given = load(tmp_path / "given.pt")
-    assert given["seen"] == load(chain / "det.pt")["seen"]
+    assert given["training_images"] == load(chain / "det.pt")["training_images"]
     assert not {"remedies", "rows", "optimizer"} & given.keys()
     assert str(chain.parent).encode() not in (tmp_path / "given.pt").read_bytes()

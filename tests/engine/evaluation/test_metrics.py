@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from data.types import Record
+from engine.evaluation.average_precision import Detections, DetectionTally
 from engine.evaluation.metrics import (
     SCORE_NAMES,
     ClassificationTally,
-    Detections,
-    DetectionTally,
     SegmentationTally,
     confusion_matrix,
     predicted_mask,

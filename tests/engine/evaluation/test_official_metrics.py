@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from data.types import Record
-from engine.evaluation.metrics import Detections, DetectionTally
+from engine.evaluation.average_precision import Detections, DetectionTally
 
 CLASSES = ("cat", "dog", "cup")
 Pair = tuple[Record, Detections]

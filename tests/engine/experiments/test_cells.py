@@ -54,7 +54,9 @@ def test_some_seeds_of_a_grid(grid_file: Path):
 def test_a_grid_is_trained_once_and_then_read(
     grid_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("engine.experiments.cells.train_apart", lambda _, words: train(words))  # imports take longer
+    monkeypatch.setattr(
+        "engine.experiments.cells.train_in_subprocess", lambda _, words: train(words)
+    )  # imports take longer
     results = tmp_path / "results"
     arguments = [str(grid_file), "--results", str(results), "--runs", str(tmp_path / "runs")]
     assert main(arguments) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.speed.subprocess_function import Apart
+from engine.speed.subprocess_function import SubprocessFunction
 
 
 def note_down(file: Path) -> Callable[[], object]:
@@ -26,7 +26,7 @@ def fail() -> Callable[[], object]:
 
 
 def test_it_runs_once_a_call_in_one_other_process(tmp_path: Path) -> None:
-    run = Apart(note_down, tmp_path / "calls")
+    run = SubprocessFunction(note_down, tmp_path / "calls")
     before = len((tmp_path / "calls").read_text().split())
     for _ in range(3):
         run()
@@ -38,5 +38,5 @@ def test_it_runs_once_a_call_in_one_other_process(tmp_path: Path) -> None:
 
 def test_what_fails_over_there_is_not_waited_for_here(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match="other process"):
-        Apart(fail)
+        SubprocessFunction(fail)
     assert "not today" in capfd.readouterr().err

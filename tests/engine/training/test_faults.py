@@ -23,7 +23,7 @@ from engine import train as training
 from engine.settings.config import TrackConfig
 from engine.storage.checkpoint import load, save
 from engine.storage.errors import UserError, run_cli
-from engine.storage.files import alone, write_text
+from engine.storage.files import run_lock, write_text
 from engine.tracking.tracker import Tracker
 from engine.training.stage import StageLoop
 from models.criterion import Criterion
@@ -66,22 +66,22 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_dead(
 
 
 def test_a_run_that_never_began_leaves_no_folder_and_one_that_was_there_stays(tmp_path: Path) -> None:
-    with alone(tmp_path / "runs" / "mine"):
+    with run_lock(tmp_path / "runs" / "mine"):
         assert (tmp_path / "runs" / "mine").is_dir()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "last.pt.77.tmp").write_text("half of it")
-    with alone(tmp_path / "runs" / "mine"):
+    with run_lock(tmp_path / "runs" / "mine"):
         assert os.listdir(tmp_path / "runs" / "mine") == [".lock"]
     assert (tmp_path / "runs" / "mine").is_dir()
 
 
 def test_only_the_first_of_several_processes_takes_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with alone(tmp_path / "mine"):
-        with pytest.raises(UserError, match="another run is at work there"), alone(tmp_path / "mine"):
+    with run_lock(tmp_path / "mine"):
+        with pytest.raises(UserError, match="another run is at work there"), run_lock(tmp_path / "mine"):
             pass
         monkeypatch.setenv("RANK", "1")
-        with alone(tmp_path / "mine"):
+        with run_lock(tmp_path / "mine"):
             monkeypatch.setenv("RANK", "0")
 
 
@@ -134,7 +134,7 @@ def test_a_read_only_folder_is_named_and_left_as_it_was() -> None:
         for write, name in (
             (lambda: save(folder / "seg.pt", {}), "seg.pt"),
             (lambda: write_text(folder / "metrics.jsonl", "x"), "metrics.jsonl"),
-            (lambda: alone(folder).__enter__(), ".lock"),
+            (lambda: run_lock(folder).__enter__(), ".lock"),
         ):
             with ordinary_user(), pytest.raises(UserError, match=f"cannot write {folder / name}: Permission denied"):
                 write()

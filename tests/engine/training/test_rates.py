@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from continual.base import OWNED
+from continual.base import TASK_SPECIFIC
 from engine.settings.config import OptimConfig
 from engine.storage.errors import UserError
 from engine.train import main
@@ -22,11 +22,11 @@ def test_rates_and_decay_of_every_parameter() -> None:
     found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert len(found) == sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
     for name, p in model.named_parameters():
-        lr = 0.01 if name in OWNED else 0.0005 if name.startswith("backbone.") else 0.001
-        decay = 0.05 if p.ndim > 1 and name not in OWNED else 0.0
+        lr = 0.01 if name in TASK_SPECIFIC else 0.0005 if name.startswith("backbone.") else 0.001
+        decay = 0.05 if p.ndim > 1 and name not in TASK_SPECIFIC else 0.0
         assert found[id(p)] == (pytest.approx(lr), decay), name
     names = {id(p): name for name, p in model.named_parameters()}
-    assert all(g["own"] == (names[id(p)] in OWNED) for g in groups for p in g["params"])
+    assert all(g["own"] == (names[id(p)] in TASK_SPECIFIC) for g in groups for p in g["params"])
 
 
 def test_the_rate_rises_then_falls_to_nothing() -> None:
@@ -54,7 +54,7 @@ def test_what_tasks_share_waits_at_the_start_of_a_later_stage(tiny: list[str], m
         before = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         values = original(self, batch, number)
         changed = {name for name, p in self.model.named_parameters() if not p.equal(before[name])}
-        moved.append((self.name, bool(changed & set(OWNED)), bool(changed - set(OWNED))))
+        moved.append((self.name, bool(changed & set(TASK_SPECIFIC)), bool(changed - set(TASK_SPECIFIC))))
         return values
 
     monkeypatch.setattr(StageLoop, "step", step)

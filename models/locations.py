@@ -1,36 +1,37 @@
-"""Places, the cells of all maps: which of them speak for an object, and which lies nearest to a box.
+"""Locations, the cells of all maps: their ranking as object candidates, and the nearest one to a box.
 
-Shape suffixes: B batch, P places, N boxes.
+Shape suffixes: B batch, P locations, N boxes.
 """
 
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 NOT_A_PEAK = 100.0
-"""What a place with a surer neighbour loses in the ranking of logits."""
+"""What a location with a surer neighbour loses in the ranking of logits."""
 CELLS_PER_REFERENCE = 2.0
-"""Side of a place's reference box, in cells of its level."""
+"""Side of a location's reference box, in cells of its level."""
 
 
 @torch.no_grad()
 def peaks_first(conf_BP: Tensor, maps: list[Tensor]) -> Tensor:
-    """Order of places (B, P): by confidence, but places with a surer neighbour on their level after all others.
+    """Order of locations (B, P): by confidence, but locations with a surer neighbour on their level after all others.
 
-    Without it a few large objects, each with many sure places, take up all queries. Source: peaks of CenterNet's
+    Without it a few large objects, each with many sure locations, take up all queries. Source: peaks of CenterNet's
     heatmap, arXiv 1904.07850, section 3.
     """
     sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
     levels = []
     for conf, size in zip(conf_BP.float().split([h * w for h, w in sizes], dim=1), sizes):
-        level = conf.unflatten(1, (1, *size))
+        level = rearrange(conf, "b (y x) -> b 1 y x", y=size[0])
         levels.append(level - NOT_A_PEAK * (level < F.max_pool2d(level, 3, stride=1, padding=1)))
-    return torch.cat([level.flatten(1) for level in levels], dim=1)
+    return torch.cat([rearrange(level, "b 1 y x -> b (y x)") for level in levels], dim=1)
 
 
-def nearest_places(boxes_BN4: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+def nearest_locations(boxes_BN4: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
     """Place (B, N) whose reference box is nearest in position and size to each box.
 
     On each level, of `sizes` (height, width), that is the cell that holds the box's centre; of the levels, the one
