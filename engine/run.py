@@ -26,6 +26,7 @@ from engine.batches import Batch, EpochBatches, collate, make_loader, stable_see
 from engine.checkpoint import load, load_model, provenance
 from engine.config import BACKBONE_OF, IMAGENET, STAGE0, Config
 from engine.device import DTYPES, cpu_name, peak_memory, pick_device, pick_precision
+from engine.errors import noted
 from engine.evaluate import Evaluation, Evaluator
 from engine.files import write_text
 from engine.metrics import HEADLINE
@@ -37,6 +38,7 @@ from models.norms import absorb_statistics
 from models.onehead import OneHead
 from models.targets import Targets
 
+SUMMARY = "summary.json"
 JOINT = "joint"
 """Stage that learns all tasks at once; no remedy is needed, so it is a reference row."""
 PLAIN = Augment(scale=(1.0, 1.0), aspect=1.0, crop=1.0, color=0.0, grey=0.0, mosaic=0.0, paste=0.0)
@@ -232,7 +234,8 @@ class Run:
             "threads": torch.get_num_threads(),
             **provenance(),
         }
-        write_text(self.folder / "summary.json", json.dumps(content, indent=2) + "\n")
+        with noted("the summary is only printed"):
+            write_text(self.folder / SUMMARY, json.dumps(content, indent=2) + "\n")
         return content
 
 
