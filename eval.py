@@ -101,10 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_classes(task_set, tally, args.confusion)
     flat = flat_scores(tasks, results)
     print_scores(flat)
+    print(json.dumps({**flat, "seen_in_training": total(leaked.values())}, allow_nan=False))
     if args.json is not None:
         about = {"weights": args.weights, "device": str(device), "processor": cpu_name(), **provenance()}
         write_json(Path(args.json), flat, results, leaked, about)
-    print(json.dumps({**flat, "seen_in_training": total(leaked.values())}, allow_nan=False))
     return 0 if results and required <= results.keys() else 2
 
 

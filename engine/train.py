@@ -15,6 +15,7 @@ A stage starts from the first of these that exists:
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,11 +31,11 @@ from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config, to_dic
 from engine.settings.options import build_parser, to_config
 from engine.storage.checkpoint import build_model, load, load_model
 from engine.storage.device import keep_freed_memory
-from engine.storage.errors import UserError, run_cli
-from engine.storage.files import run_lock, write_text
+from engine.storage.errors import UserError, noted, run_cli
+from engine.storage.files import first_process, run_lock, write_text
 from engine.tracking.plots import plot_forgetting
 from engine.training.changed_data import check_data
-from engine.training.run import JOINT, Run
+from engine.training.run import JOINT, SUMMARY, Run
 from engine.training.stage import StageLoop
 from engine.training.start import first_weights
 from models.onehead import OneHead, count_parameters
@@ -77,6 +78,8 @@ def train_in(folder: Path, config: Config, stage: str, resume: bool, overfit: in
     if unfinished and (folder / f"{unfinished['stage']}.pt").is_file():
         unfinished = None  # killed between writing the stage's checkpoint and removing last.pt
     check_start(config, folder, stages, done, unfinished, resume)
+    if done == stages and (folder / SUMMARY).is_file():
+        return finished_before(folder, config, stages)
     check_model(config)
     run = Run(config, overfit)
     if unfinished:
@@ -84,7 +87,7 @@ def train_in(folder: Path, config: Config, stage: str, resume: bool, overfit: in
             run.print(f"note: {change} since the run was interrupted")
     rows = latest_rows(config, folder, unfinished)
     run.track(rows, to_dict(config))
-    if run.is_main:
+    if run.is_main and done != stages:
         write_text(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     for name in stages:
         if name in done:
@@ -94,9 +97,23 @@ def train_in(folder: Path, config: Config, stage: str, resume: bool, overfit: in
     if not run.is_main:
         return {}
     summary = run.write_summary()
-    plot_forgetting(run.tracker.rows, folder / "forgetting.png")
+    with noted("no plot is drawn"):
+        plot_forgetting(run.tracker.rows, folder / "forgetting.png")
     run.tracker.close(summary["tasks"])
-    print_table(summary, run)
+    print_table(summary, run.tracker.rows, folder)
+    return summary
+
+
+def finished_before(folder: Path, config: Config, stages: Sequence[str]) -> dict[str, Any]:
+    """Print and return what a finished run came to; its folder stays as it is, whatever the settings are now."""
+    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+    if first_process():
+        for name in stages:
+            print(f"stage {name}: done before, {folder / name}.pt")
+        changed = changes(load(folder / f"{stages[-1]}.pt")["config"], to_dict(config))
+        if changed:
+            print(f"note: nothing is left to train, give another --name to train with {', '.join(changed)}")
+        print_table(summary, latest_rows(config, folder, None), folder)
     return summary
 
 
@@ -193,20 +210,20 @@ def train_stage(run: Run, name: str, unfinished: dict[str, Any] | None) -> None:
     run.print(f"stage {name}: {last['seconds'] / 60:.1f} min, {shown}")
 
 
-def print_table(summary: dict[str, Any], run: Run) -> None:
+def print_table(summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """One line a task: value after its own stage, at the end, drop, verdict."""
-    run.print(f"\n{'task':<6}{'metric':<8}{'own stage':>10}{'final':>9}{'drop':>8}{'relative':>10}  within 5 %")
+    print(f"\n{'task':<6}{'metric':<8}{'own stage':>10}{'final':>9}{'drop':>8}{'relative':>10}  within 5 %")
     for task in HEADLINE:
         if task in summary["tasks"]:
             t = summary["tasks"][task]
-            run.print(
+            print(
                 f"{task:<6}{t['metric']:<8}{t['after_own_stage']:>10.4f}{t['final']:>9.4f}"
                 f"{t['drop_points']:>8.2f}{100 * t['drop_relative']:>9.1f}%  {'yes' if t['passed'] else 'NO'}"
             )
-    last = next((r for r in reversed(run.tracker.rows) if "AP50" in r), None)
+    last = next((r for r in reversed(rows) if "AP50" in r), None)
     if last is not None:
-        run.print(f"AP50 at the end: {last['AP50']:.4f}")
-    run.print(f"{summary['minutes']:.1f} minutes of training; figures and plots in {run.folder}")
+        print(f"AP50 at the end: {last['AP50']:.4f}")
+    print(f"{summary['minutes']:.1f} minutes of training; figures and plots in {folder}")
 
 
 if __name__ == "__main__":

@@ -34,10 +34,11 @@ def detections(outputs: Outputs, top_k: int = 100, same: float = SAME) -> list[d
 
 def best_pairs(outputs: Outputs, top_k: int = 100, same: float = SAME) -> tuple[Tensor, Tensor, Tensor]:
     """The same for all images at once: scores and labels (B, k), boxes (B, k, 4) as x1 y1 x2 y2."""
-    chances_BNC = outputs["pred_logits"].float().sigmoid()
+    logits_BNC = outputs["pred_logits"].float()
+    chances_BNC = logits_BNC.sigmoid()
     corners = to_xyxy(outputs["pred_boxes"].float()).clamp(0, 1)
     if same < 1:
-        chances_BNC = chances_BNC * torch.where(overlap_with_surer(chances_BNC, corners) > same, TWICE, 1.0)
+        chances_BNC = chances_BNC * torch.where(overlap_with_surer(logits_BNC, corners) > same, TWICE, 1.0)
     classes = chances_BNC.shape[-1]
     pairs = rearrange(chances_BNC, "b n c -> b (n c)")
     scores, index = pairs.topk(min(top_k, pairs.shape[1]), dim=1)
@@ -45,14 +46,15 @@ def best_pairs(outputs: Outputs, top_k: int = 100, same: float = SAME) -> tuple[
     return scores, index % classes, corners.gather(1, owner)
 
 
-def overlap_with_surer(chances_BNC: Tensor, corners_BN4: Tensor) -> Tensor:
+def overlap_with_surer(logits_BNC: Tensor, corners_BN4: Tensor) -> Tensor:
     """Largest IoU (B, N, C) of each query's box with that of a query which is surer of the class, 0 without one.
 
-    One-to-one matching should leave none, but 240 images do not teach that. Source: Fast NMS of YOLACT, arXiv
-    1904.02689, section 3.2: no loop, so that it can be exported.
+    One-to-one matching should leave none, but 240 images do not teach that. Logits are compared, not scores: a sigmoid
+    may differ in its last digit by the query's number, as vector code and its remainder do. Source: Fast NMS of YOLACT,
+    arXiv 1904.02689, section 3.2: no loop, so that it can be exported.
     """
     iou_BNN = corner_iou(corners_BN4[:, :, None], corners_BN4[:, None])
-    surer_BNNC = chances_BNC[:, None] > chances_BNC[:, :, None]
+    surer_BNNC = logits_BNC[:, None] > logits_BNC[:, :, None]
     return (iou_BNN[..., None] * surer_BNNC).amax(2)
 
 

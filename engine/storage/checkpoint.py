@@ -210,11 +210,20 @@ def load_readout(state: dict[str, Tensor] | None) -> nn.Linear | None:
 
 def provenance() -> dict[str, str]:
     """Versions and commit that made a file."""
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
     return {
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit(WEIGHTS.parent) or "unknown",
     }
+
+
+def commit(root: Path) -> str | None:
+    """The commit of the repository whose top folder is `root`; None without git, and inside somebody else's."""
+    command = ["git", "rev-parse", "--show-toplevel", "--short", "HEAD"]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook names its own
+    try:
+        git = subprocess.run(command, capture_output=True, cwd=root, env=own, check=True, timeout=10)
+        top, found = os.fsdecode(git.stdout).splitlines()
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return found if Path(top).resolve() == root.resolve() else None

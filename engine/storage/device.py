@@ -66,8 +66,10 @@ def peak_memory(device: torch.device) -> float:
     """Most memory used up to now in MiB: of the process on a CPU, allocated by torch on a GPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    import resource  # Windows has none
-
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0.0
     unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux kibibytes
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 

@@ -77,6 +77,15 @@ def machine_fault(error: Exception, memory: str) -> str | None:
 
 
 @contextmanager
+def noted(what: str) -> Iterator[None]:
+    """Let what is only about a result (a plot, a table of figures) fail with the note `what`: the result is there."""
+    try:
+        yield
+    except Exception as error:  # drawing and logging services raise many types
+        print(f"note: {what} ({first_line(error)})", file=sys.stderr)
+
+
+@contextmanager
 def sigterm_raises() -> Iterator[None]:
     """Let SIGTERM raise `Terminated` meanwhile; only the main thread may catch signals."""
     if threading.current_thread() is not threading.main_thread():

@@ -33,6 +33,11 @@ def cannot_write(path: Path, error: OSError, kept: str = "") -> UserError:
     return UserError(f"cannot write {path}: {error.strerror}{kept}. Free space or choose another folder with --runs")
 
 
+def first_process() -> bool:
+    """Whether this is the first, or only, of the processes of a run."""
+    return not int(os.environ.get("RANK", "0"))
+
+
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
     """Work in a run's folder while no other run does; the system frees it however this process ends.
@@ -41,7 +46,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     cleared away; a folder in which nothing came about is taken away again. Raises UserError when another run is at
     work there, or when the folder cannot be written.
     """
-    if int(os.environ.get("RANK", "0")):
+    if not first_process():
         yield
         return
     new = [path for path in (folder, *folder.parents) if not path.exists()]

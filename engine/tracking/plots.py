@@ -6,11 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
 from engine.evaluation.metrics import HEADLINE
 
 CURVES = (
@@ -22,8 +17,19 @@ CURVES = (
 """Metric, marker, line, colour: told apart in grey print and by the colour-blind (palette of Okabe and Ito)."""
 
 
+def pyplot() -> Any:
+    """The functions that draw, into files alone; imported late, because nothing else depends on them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
 def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw every metric over all epochs of a run, stage borders marked; a falling curve is forgetting."""
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     lengths: dict[str, int] = {}
     for row in rows:
@@ -59,6 +65,7 @@ def plot_comparison(results: Sequence[dict[str, Any]], path: Path) -> None:
     """
     chains = [r for r in results if "drops" in r]
     names = list(dict.fromkeys(r["variant"] for r in chains))
+    plt = pyplot()
     figure, all_axes = plt.subplots(
         1, len(HEADLINE), figsize=(3.6 * len(HEADLINE), 1.4 + 0.34 * len(names)), layout="constrained", sharey=True
     )
@@ -87,6 +94,7 @@ def plot_comparison(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 def plot_pretraining(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw what stage 0 misses of its teacher, map by map, and its other losses, over the views seen."""
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     x = [row["views"] for row in rows]
     names = {"map8": "stride 8", "map16": "stride 16", "map32": "stride 32", "map8_semantic": "deep maps from stride 8"}

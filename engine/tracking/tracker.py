@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.evaluation.evaluate import Evaluation, Evaluator
 from engine.settings.config import TrackConfig
-from engine.storage.errors import first_line
+from engine.storage.errors import first_line, noted
 from engine.storage.files import write_text
 from engine.tracking.dashboard import Dashboard
 from models.onehead import OneHead
@@ -26,7 +26,10 @@ class Tracker:
         self.folder = folder
         self.rows = rows
         self.order = list(run_config.get("order", []))
-        self.dashboard = Dashboard(folder, config, run_config) if config.wandb != "disabled" and is_main else None
+        self.dashboard: Dashboard | None = None
+        if config.wandb != "disabled" and is_main:
+            with noted("Weights & Biases is not used"):
+                self.dashboard = Dashboard(folder, config, run_config)
 
     def log(self, row: Row, steps: int = 0) -> None:
         """Add one epoch's figures, which `steps` optimiser steps have made."""
@@ -45,7 +48,7 @@ class Tracker:
             return
         try:
             log(self.dashboard)
-        except self.dashboard.faults as error:
+        except Exception as error:  # its client raises many types, and none of them is worth the run
             print(f"note: Weights & Biases is lost ({first_line(error)}); figures stay in {self.folder}/metrics.jsonl")
             self.dashboard = None
 

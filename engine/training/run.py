@@ -29,6 +29,7 @@ from engine.evaluation.metrics import HEADLINE
 from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config
 from engine.storage.checkpoint import load, load_model, provenance
 from engine.storage.device import DTYPES, cpu_name, peak_memory, pick_device, pick_precision
+from engine.storage.errors import noted
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
 from engine.training.batches import Batch, EpochBatches, collate, make_loader, stable_seed, varied
@@ -39,6 +40,7 @@ from models.onehead import OneHead
 from models.pretrained import Pretrained
 from models.targets import Targets
 
+SUMMARY = "summary.json"
 JOINT = "joint"
 """Stage that learns all tasks at once; no remedy is needed, so it is a reference row."""
 PLAIN = Augment(scale=(1.0, 1.0), aspect=1.0, crop=1.0, color=0.0, grey=0.0, mosaic=0.0, paste=0.0)
@@ -237,7 +239,8 @@ class Run:
             "threads": torch.get_num_threads(),
             **provenance(),
         }
-        write_text(self.folder / "summary.json", json.dumps(content, indent=2) + "\n")
+        with noted("the summary is only printed"):
+            write_text(self.folder / SUMMARY, json.dumps(content, indent=2) + "\n")
         return content
 
 

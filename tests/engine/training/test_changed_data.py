@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from engine.checkpoint import load
-from engine.errors import UserError
 from PIL import Image
 
+from engine.storage.checkpoint import load
+from engine.storage.errors import UserError
 from engine.train import main
 from tests.engine.conftest import TINY
 

@@ -73,6 +73,7 @@ def test_the_summary_of_a_resumed_run_names_the_most_memory_that_any_process_use
     assert all(row["peak_memory_mib"] > 0 for row in content["rows"])
     content["rows"][1]["peak_memory_mib"] = 1e6
     save(folder / "cls.pt", content)
+    (folder / "summary.json").unlink()  # killed before it was written
     main([*tiny, "--resume"])
     assert json.loads((folder / "summary.json").read_text())["peak_memory_mib"] == 1e6
 
@@ -160,6 +161,20 @@ def test_a_finished_run_is_not_trained_again(tiny: list[str], untouched: Path, t
     before = {p.name: p.read_bytes() for p in (tmp_path / "runs" / "tiny").glob("*.pt")}
     main([*tiny, "--resume"])
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "runs" / "tiny").glob("*.pt")}
+
+
+def test_a_finished_run_is_left_as_it_is_whatever_the_settings_are_now(
+    tiny: list[str], untouched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "tiny"
+    shutil.copytree(untouched, folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    assert main([*tiny, "--resume", "--seed", "7", "--optim.lr", "0.5"]) == 0
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    said = capsys.readouterr().out
+    assert f"stage cls: done before, {folder}/cls.pt" in said
+    assert "give another --name to train with optim.lr: 0.001 -> 0.5, seed: 0 -> 7" in said
+    assert "Top-1" in said  # the table
 
 
 def test_settings_changed_before_a_resume_are_named(
