@@ -62,7 +62,7 @@ def draw_architecture(parameters: dict[str, int], path: Path) -> None:
         arrow(axes, (9.2, 1.25), (10.2, y + 0.35))
     arrow(axes, (1.0, 2.55), (1.6, 2.55))
     arrow(axes, (3.3, 2.55), (4.0, 2.55))
-    arrow(axes, (5.3, 3.8), (6.3, 3.8), "surest\nlocations")
+    arrow(axes, (5.3, 3.8), (6.3, 3.8), "surest\nplaces")
     arrow(axes, (5.3, 2.5), (6.3, 2.5), "samples")
     arrow(axes, (7.75, 3.4), (7.75, 3.0))
     arrow(axes, (7.75, 2.0), (7.75, 1.6))
