@@ -85,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: Results = {}
     leaked: Leaked = {}
     for task in tasks:
+        if not model.classes[task]:
+            print(f"error: {NAMES[task]} is not evaluated: the model has learnt no classes of it", file=sys.stderr)
+            continue
         try:
             task_set = load_set(args.data_root, task, args.split, model.classes[task])
             tally = score(model, task_set, args.batch_size, device)

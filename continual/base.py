@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.head import Outputs, Queries
 from models.onehead import OneHead
+from models.pretrained import Pretrained
 from models.targets import Targets
 
 Losses = dict[str, Tensor]
@@ -30,8 +31,8 @@ class Stage:
     images, float32 (3, S, S) in 0..1, without augmentation, each with its annotation as a batch of one;
     model: the network in training, and in `settle` and `after_stage` the averaged weights that the stage ends with;
     loss: the training loss of a network on images (B, 3, S, S), None where none of them is annotated;
-    pretrained: the network that the run began with, in eval mode and without gradients, if a remedy asks for it and
-    all of it came from a checkpoint, such as that of stage 0; vary: an image and its annotation, varied at random as
+    pretrained: the backbone that the run began with, in eval mode and without gradients, if a remedy asks for it and
+    it was not random; vary: an image and its annotation, varied at random as
     training images are.
     """
 
@@ -41,7 +42,7 @@ class Stage:
     examples: Callable[[], Examples]
     model: OneHead | None = None
     loss: Callable[[OneHead, Tensor, Targets], Tensor | None] = lambda *_: None
-    pretrained: OneHead | None = None
+    pretrained: Pretrained | None = None
     vary: Callable[[Tensor, Targets], tuple[Tensor, Targets]] = lambda *example: example
 
 

@@ -17,9 +17,9 @@ class ContinualConfig:
     distill_features: float = 0.0
     """Weight of the relative squared distance to its feature maps; part of `distill`."""
     hold: float = 0.0
-    """Weight of the relative squared distance to the feature maps of the pretrained network, in every stage."""
+    """Weight of the relative squared distance to the feature maps of the pretrained backbone, in every stage."""
     recall: float = 0.0
-    """Weight of the distance to what the pretrained network calls random regions, in every stage."""
+    """Weight of the distance to what the pretrained backbone calls random regions, in every stage."""
     lwf: float = 0.0
     """Learning without Forgetting: weight of the distance to its final outputs alone."""
     lwf_sure: float = 0.5

@@ -1,4 +1,4 @@
-"""Recalling stage 0: any region of an image is still named as the pretrained network names it.
+"""Recalling stage 0: any region of an image is still named as the pretrained backbone names it.
 
 Stage 0 is the first task, and naming what a region shows is what it has learnt; no later stage has its images or
 labels, so this is Learning without Forgetting (arXiv 1606.09282) for it. Unlike `hold`, which keeps the maps themselves
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from continual.base import Losses, Step
-from continual.teaching import Pretrained, divergence
-from models.tiles import tile_logits
+from continual.teaching import FromPretrained, divergence
 
 REGIONS = 8
 """Regions of each image that are named at a step."""
@@ -22,8 +21,8 @@ SIDES = (0.2, 0.8)
 """Shortest and longest side of a region, as shares of the image's."""
 
 
-class Recall(Pretrained):
-    """weight x KL divergence from what the pretrained network calls random regions, read by its own rows."""
+class Recall(FromPretrained):
+    """weight x KL divergence from what the pretrained backbone calls random regions, by its own readout."""
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
@@ -34,15 +33,11 @@ class Recall(Pretrained):
         self.boxes = random_boxes(len(step.images), REGIONS, step.images.device)
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
-        """Term "recall", the mean over regions and levels."""
-        if self.teacher is None:
+        """Term "recall", the mean over regions."""
+        if self.teacher is None or self.teacher.readout is None:
             return {}
-        said, meant = (
-            tile_logits(self.teacher.head, [m.float() for m in maps], self.boxes)
-            for maps in (outputs["maps"], self.maps)
-        )
-        distances = [divergence(s, t, dim=-1).mean() for s, t in zip(said, meant)]
-        return {"recall": self.weight * torch.stack(distances).mean()}
+        said, meant = (self.teacher.name(maps, self.boxes) for maps in (outputs["backbone_maps"], self.maps))
+        return {"recall": self.weight * divergence(said, meant, dim=-1).mean()}
 
 
 def random_boxes(images: int, count: int, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from continual.base import Remedy, Stage, Step
-from models.onehead import OneHead
+from models.pretrained import Pretrained
 
 
 class TeacherRemedy(Remedy):
@@ -27,19 +27,19 @@ class TeacherRemedy(Remedy):
             step.query_teacher(self.stage)
 
 
-class Pretrained(Remedy):
-    """A remedy with the network that the run began with as teacher; a run from random weights has none."""
+class FromPretrained(Remedy):
+    """A remedy with the backbone that the run began with as teacher; a run from random weights has none."""
 
-    teacher: OneHead | None = None
+    teacher: Pretrained | None = None
 
     def before_stage(self, stage: Stage) -> None:
-        """Take the pretrained network as teacher."""
+        """Take the pretrained backbone as teacher."""
         self.teacher = stage.pretrained
 
     @torch.no_grad()
     def before_step(self, step: Step) -> None:
         """Compute the teacher's maps."""
-        self.maps: list[Tensor] = self.teacher.features(step.images) if self.teacher is not None else []
+        self.maps: list[Tensor] = self.teacher.maps(step.images) if self.teacher is not None else []
 
 
 def divergence(student: Tensor, teacher: Tensor, dim: int, temperature: float = 1.0) -> Tensor:

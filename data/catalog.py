@@ -11,17 +11,30 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from data.classes import one_form
 from data.images import read_mask
 from data.layouts.coco import read_boxes
 from data.layouts.folders import read_folders
 from data.layouts.search import find_set
+from data.layouts.tree import Found
 from data.layouts.voc import read_masks
+from data.layouts.voc_xml import xml_document
+from data.layouts.yolo import yolo_document
 from data.types import VOID, Fold, Record, Task, TaskSet
 
 Part = Literal["all", "fit", "choose"]
 FOLDS = len(get_args(Fold))
 MAX_NOTES = 8
-_READERS = {"det": read_boxes, "seg": read_masks, "cls": read_folders}
+
+
+def _read_detection(found: Found, classes: Sequence[str] | None) -> TaskSet:
+    """Read a detection set in whatever format it was found."""
+    if found.pairs:
+        found = xml_document(found) if found.pairs[0][1].suffix.lower() == ".xml" else yolo_document(found)
+    return read_boxes(found, classes)
+
+
+_READERS = {"det": _read_detection, "seg": read_masks, "cls": read_folders}
 
 
 def load_set(
@@ -59,7 +72,7 @@ def holdout(task_set: TaskSet, part: Part, fold: Fold = 0) -> TaskSet:
 
 
 def _stem_hash(record: Record) -> str:
-    return hashlib.sha256(record.image.stem.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(one_form(record.image.stem).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def summary(task_set: TaskSet) -> str:
@@ -99,7 +112,7 @@ def _count_pixels(task_set: TaskSet) -> tuple[Counter[int], str]:
 
 def _mask_histogram(record: Record, num_classes: int) -> np.ndarray:
     assert record.mask is not None
-    return np.bincount(read_mask(record.mask, num_classes).ravel(), minlength=256)
+    return np.bincount(read_mask(record.mask, num_classes, coding=record.coding).ravel(), minlength=256)
 
 
 def _count_images(task_set: TaskSet) -> tuple[Counter[int], str]:

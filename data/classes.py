@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -45,20 +46,61 @@ def voc_palette() -> np.ndarray:
     return colours
 
 
+def one_form(text: str) -> str:
+    """Return text in Unicode form NFC: a file system may hand out `e` and an accent where a file says `é`."""
+    return unicodedata.normalize("NFC", text)
+
+
 def normal_name(name: str) -> str:
-    """Return the form in which names are compared: lower case, a run of `-`, `_` and blanks is one blank."""
-    return re.sub(r"[-_\s]+", " ", name).strip().lower()
+    """Return the form in which names of two sets are compared: lower case, a run of `-`, `_` and blanks is one blank.
+
+    A minus sign before a number stays: `-1` is not `1`.
+    """
+    spaced = re.sub(r"[-_\s]+", " ", re.sub(r"^\s*-(?=\d)", "\N{MINUS SIGN}", one_form(name)))
+    return spaced.strip().casefold()
+
+
+class NameIndex:
+    """Positions of names in a list of classes, found in constant time.
+
+    A name as it is written counts first, then its normal form, then that without blanks. Forms that two classes
+    share (`a` of `A` and `a`) stand for neither.
+    """
+
+    def __init__(self, classes: Iterable[str]) -> None:
+        names = [one_form(name) for name in classes]
+        self._levels: list[tuple[Callable[[str], str], dict[str, int | None]]] = []
+        for form in (one_form, normal_name, _joined):
+            positions: dict[str, int | None] = {}
+            for position, name in enumerate(names):
+                key = form(name)
+                # The same name twice is one class; two names of one form are told apart by their spelling only.
+                same = positions.get(key, position)
+                known = same is not None and names[same] == name
+                positions[key] = same if known else None
+            self._levels.append((form, positions))
+
+    def __call__(self, name: str) -> int | None:
+        """Return the position of a name, None if it stands for no class."""
+        for form, positions in self._levels:
+            key = form(name)
+            if key in positions:
+                return positions[key]
+        return None
+
+
+def _joined(name: str) -> str:
+    """Return the normal form without blanks, but for numbers: `1 0` is not `10`."""
+    normal = normal_name(name)
+    return normal.replace(" ", "") if any(map(str.isalpha, normal)) else normal
 
 
 def name_index(name: str, classes: Sequence[str]) -> int | None:
-    """Return the position of `name` in `classes`: by normal form, else by normal form without blanks."""
-    normal = [normal_name(known) for known in classes]
-    wanted = normal_name(name)
-    if wanted in normal:
-        return normal.index(wanted)
-    joined = [known.replace(" ", "") for known in normal]
-    wanted = wanted.replace(" ", "")
-    return joined.index(wanted) if wanted in joined else None
+    """Return the position of one name in `classes`; for many names, build a `NameIndex` once."""
+    return NameIndex(classes)(name)
+
+
+_BY_NAME = NameIndex(IMAGENETTE.values())
 
 
 def imagenette_name(folder: str) -> str | None:
@@ -66,6 +108,5 @@ def imagenette_name(folder: str) -> str | None:
     found = _WORDNET_ID.match(folder.lower())
     if found is not None:
         return IMAGENETTE.get(found.group())
-    readable = tuple(IMAGENETTE.values())
-    position = name_index(folder, readable)
-    return None if position is None else readable[position]
+    position = _BY_NAME(folder)
+    return None if position is None else tuple(IMAGENETTE.values())[position]

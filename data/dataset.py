@@ -100,7 +100,7 @@ class TaskDataset(Dataset[Sample]):
             boxes, labels = self._boxes(record, size)
             picture = replace(picture, boxes=boxes, labels=labels)
         if record.mask is not None:
-            classes = read_mask(record.mask, len(self.task_set.classes), (size[1], size[0]))
+            classes = read_mask(record.mask, len(self.task_set.classes), (size[1], size[0]), record.coding)
             picture = replace(picture, mask=tv_tensors.Mask(torch.from_numpy(classes)))
         if self.augment is None:
             return resize(picture, (self.size, self.size))

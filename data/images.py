@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,24 +16,40 @@ from PIL import Image
 
 from data.classes import voc_palette
 from data.errors import DataError
-from data.types import VOID
+from data.types import VOID, MaskCoding
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"})
-MASK_SUFFIXES = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff"})
-"""Lossless formats only: JPEG would blur the indices."""
+JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+MASK_SUFFIXES = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"})
+"""Formats that can be lossless: JPEG would blur the indices."""
+IMAGE_SUFFIXES = JPEG_SUFFIXES | MASK_SUFFIXES | {".avif", ".heic", ".heif"}
 
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
 """The only decoders that are used, whatever a file is called: others run programs (EPS) or are seldom tried."""
+_NEEDED = {
+    ".avif": ("AVIF", "Pillow 11.3 or newer (`pip install -U pillow`)"),
+    ".heic": ("HEIF", "pillow-heif (`pip install pillow-heif`)"),
+    ".heif": ("HEIF", "pillow-heif (`pip install pillow-heif`)"),
+}
+"""Endings of formats that not every installation reads: format, and what to install."""
 MAX_PIXELS = 64_000_000
 _ORIENTATION_TAG = 274
 _INDEX_MODES = frozenset({"P", "L", "1", "I", "I;16", "I;16B", "I;16L", "LA", "PA"})
+
+
+@cache
+def decoders() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this installation reads; HEIF comes with the package pillow-heif."""
+    with suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 @contextmanager
 def _opened(path: Path, file: BinaryIO | None = None) -> Iterator[Image.Image]:
     """Open an image, header only; whatever goes wrong inside becomes a DataError that names the file."""
     try:
-        with Image.open(file or path, formats=FORMATS) as image:
+        with Image.open(file or path, formats=decoders()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise _too_large(path, f"{width} x {height} pixels")
@@ -43,6 +61,9 @@ def _opened(path: Path, file: BinaryIO | None = None) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, "far too many pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        kind, package = _NEEDED.get(path.suffix.lower(), ("JPEG", ""))
+        if kind not in decoders():
+            raise DataError(f"{path}: {kind} needs {package}; or save the image as JPEG or PNG") from error
         raise DataError(f"{path}: cannot be decoded ({error}); delete it or download it again") from error
 
 
@@ -86,13 +107,16 @@ def read_image(path: Path, file: BinaryIO | None = None) -> Image.Image:
         return image.convert("RGB")
 
 
-def read_mask(path: Path, num_classes: int, size: tuple[int, int] | None = None) -> np.ndarray:
+def read_mask(
+    path: Path, num_classes: int, size: tuple[int, int] | None = None, coding: MaskCoding | None = None
+) -> np.ndarray:
     """Decode a segmentation mask to class indices: uint8 (H, W), values below `num_classes` or 255 (void).
 
-    Palette, greyscale, 1-bit and 16-bit files hold the index; RGB files are read by the VOC colour map.
-    `size` is the width and height of the image. Raises DataError if the mask has another size, if a value or
-    colour stands for no class, or if the file cannot be decoded.
+    Palette, greyscale, 1-bit and 16-bit files hold the index; RGB files are read by the VOC colour map; `coding`
+    says otherwise. `size` is the width and height of the image. Raises DataError if the mask has another size, if
+    a value or colour stands for no class, or if the file cannot be decoded.
     """
+    coding = coding or MaskCoding()
     with _opened(path) as image:
         if size is not None and image.size != size:
             raise DataError(
@@ -100,45 +124,89 @@ def read_mask(path: Path, num_classes: int, size: tuple[int, int] | None = None)
                 f"its image {size[0]} x {size[1]}; save the mask at the size of its image"
             )
         image.load()
+        if image.mode == "P" and coding.colours and _is_coloured_by(image, coding.colours):
+            image = image.convert("RGB")
+        if image.mode == "1":
+            return _checked(path, np.asarray(image, dtype=np.uint8), num_classes)
         if image.mode in _INDEX_MODES:
-            values = np.asarray(image, dtype=np.uint8) if image.mode == "1" else np.asarray(image)
-            return _checked(path, values[..., 0] if values.ndim == 3 else values, num_classes)
+            values = np.asarray(image)
+            values = values[..., 0] if values.ndim == 3 else values
+            return _checked(path, values, num_classes, coding.values)
         if image.mode in ("RGB", "RGBA"):
-            return _by_colour(path, np.asarray(image)[..., :3], num_classes)
+            return _by_colour(path, np.asarray(image)[..., :3], num_classes, coding)
         raise DataError(f"{path}: a mask of mode {image.mode}; save a palette PNG whose index is the class")
 
 
-def _checked(path: Path, values: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return indices (H, W) of any integer type as uint8, or raise at the first value that is no class and not void."""
-    wrong = values[((values >= num_classes) | (values < 0)) & (values != VOID)]
+def _is_coloured_by(image: Image.Image, classes: Mapping[tuple[int, int, int], int]) -> bool:
+    """Tell whether most of the colours that the pixels of a palette image have are those of classes."""
+    colours = np.frombuffer(bytes(image.getpalette("RGB") or b""), dtype=np.uint8).reshape(-1, 3).tolist()
+    used = [tuple(colours[index]) for index in np.unique(np.asarray(image)).tolist() if index < len(colours)]
+    return 2 * sum(colour in classes for colour in used) > len(used)
+
+
+def _checked(path: Path, values: np.ndarray, num_classes: int, meaning: Mapping[int, int] | None = None) -> np.ndarray:
+    """Return indices (H, W) of any integer type as uint8, or raise at the first value that is no class and not void.
+
+    `meaning` says which stored value is which class; without it the value is the class.
+    """
+    if meaning is not None:
+        table = np.full(1 << 16, -1, dtype=np.int32)
+        table[VOID] = VOID
+        table[list(meaning)] = list(meaning.values())
+        odd = (values < 0) | (values >= len(table))
+        indices = np.where(odd, -1, table[np.where(odd, 0, values)])
+        wrong, known = values[indices < 0], ", ".join(map(str, sorted(meaning)))
+    else:
+        indices = values
+        wrong = values[((values >= num_classes) | (values < 0)) & (values != VOID)]
+        known = f"0..{num_classes - 1}"
     if wrong.size:
         raise DataError(
-            f"{path}: mask value {int(wrong.min())}, but there are {num_classes} classes "
-            f"(0..{num_classes - 1}, void {VOID}); save the class index itself (not grey levels), "
-            "or name all classes in classes.txt"
+            f"{path}: mask value {int(wrong.min())}, but there are {num_classes} classes ({known}, void {VOID}); "
+            "save the class index itself (not grey levels), or name all classes in classes.txt, "
+            "or values and classes in _classes.csv"
         )
-    return values.astype(np.uint8)
+    return indices.astype(np.uint8)
 
 
-def _by_colour(path: Path, colours: np.ndarray, num_classes: int) -> np.ndarray:
-    """Map uint8 (H, W, 3) colours to indices; grey values that are no VOC colours are taken as the index."""
+def _by_colour(path: Path, colours: np.ndarray, num_classes: int, coding: MaskCoding) -> np.ndarray:
+    """Map uint8 (H, W, 3) colours to indices; grey values that are no colours of classes are taken as the index."""
     red, green, blue = (colours[..., channel].astype(np.uint32) for channel in range(3))
     codes = red << 16 | green << 8 | blue
-    palette, table = voc_palette(), np.full(1 << 24, -1, dtype=np.int16)
-    for index in (*range(num_classes), VOID):
-        r, g, b = palette[index].tolist()
+    palette = voc_palette().tolist()
+    known = coding.colours or {tuple(palette[index]): index for index in range(num_classes)}
+    known = {tuple(palette[VOID]): VOID, **known}
+    table = np.full(1 << 24, -1, dtype=np.int16)
+    for (r, g, b), index in known.items():
         table[r << 16 | g << 8 | b] = index
     indices = table[codes]
-    if (indices >= 0).all():
-        return indices.astype(np.uint8)
     grey = colours[..., 0]
-    if (colours == grey[..., None]).all() and ((grey < num_classes) | (grey == VOID)).all():
-        return grey.copy()
+    plain = (colours == grey[..., None]).all()
+    if (indices >= 0).all() and not (coding.values and plain):
+        return indices.astype(np.uint8)
+    meant = coding.values or range(num_classes)
+    if plain and np.isin(grey, [*meant, VOID]).all():
+        return _checked(path, grey, num_classes, coding.values)
     code = int(codes[indices < 0].min())
+    where = "the colours that its classes are given" if coding.colours else "the VOC colour map"
     raise DataError(
         f"{path}: mask colour ({code >> 16}, {code >> 8 & 255}, {code & 255}) is none of the {num_classes} classes "
-        "in the VOC colour map; save the mask as a palette PNG whose index is the class"
+        f"in {where}; save the mask as a palette PNG whose index is the class"
     )
+
+
+def holds_only(path: Path, allowed: tuple[int, ...]) -> set[int] | None:
+    """Return the grey values of a mask if all of them are among `allowed`, else None; colours and 1 bit are None."""
+    with _opened(path) as image:
+        if image.mode == "1":
+            return None
+        values = np.asarray(image)
+    if values.ndim == 3:
+        if values.shape[2] >= 3 and not (values[..., :3] == values[..., :1]).all():
+            return None
+        values = values[..., 0]
+    found = {int(value) for value in allowed if (values == value).any()}
+    return found if np.isin(values, allowed).all() else None
 
 
 def looks_like_mask(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,18 @@ MAX_BOXES = 1000
 
 
 @dataclass(frozen=True)
+class MaskCoding:
+    """What a mask file holds: stored value -> class index, colour (red, green, blue) -> class index.
+
+    Without `values` the value is the index, without `colours` those of Pascal VOC count; 255 is void in both,
+    unless `values` or `colours` say otherwise. An index of 255 stands for void.
+    """
+
+    values: Mapping[int, int] | None = None
+    colours: Mapping[tuple[int, int, int], int] | None = None
+
+
+@dataclass(frozen=True)
 class Record:
     """One image file and its annotation as found on disk; only the fields of its task are filled.
 
@@ -33,6 +46,7 @@ class Record:
     crowd: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     area: Tensor = field(default_factory=lambda: torch.zeros(0))
     mask: Path | None = None
+    coding: MaskCoding | None = None
     label: int | None = None
 
 

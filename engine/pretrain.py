@@ -1,14 +1,13 @@
-"""Stage 0: from images sorted by class to a network whose every part but the class rows is trained.
+"""Stage 0: a backbone without public weights learns, from photographs without labels, what a public network knows.
 
-Two phases on mosaics of such images (see data.mosaics). "tiles": backbone and neck learn to classify tiles from pooled
-features, at all three strides. "mosaics": the whole network learns boxes, masks and image labels of the same pictures.
-Every epoch follows from (seed, phase, epoch) alone, so a resumed run ends bit-identical.
+Views of photographs (data.views) are shown to both; linear readouts of the backbone's maps are to tell what the teacher
+says (models.matching). A step's views follow from (seed, step) alone, so a resumed run ends bit-identical on a CPU.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +18,47 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from timm.utils import ModelEmaV3
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from data.class_images import mini_names, read_class_images
-from data.mosaics import MEAN_TILES, Mosaic, MosaicDataset
-from engine.evaluation.heldout import heldout_accuracy
-from engine.settings.config import Config, OptimConfig, to_dict
-from engine.storage.checkpoint import load, load_optimizer, load_weights, model_content, provenance, save
-from engine.storage.device import pick_device, pick_precision
+from data.photos import mini_names, read_photos
+from data.views import random_views
+from engine.settings.config import Config, to_dict
+from engine.storage.checkpoint import backbone_weights, load, load_optimizer, provenance, save
+from engine.storage.device import cpu_name, pick_device, pick_precision
 from engine.storage.errors import UserError
 from engine.storage.files import run_lock, write_text
 from engine.tracking.plots import plot_pretraining
 from engine.tracking.tracker import Row, Tracker
-from engine.training.batches import Batch, EpochBatches, collate, stable_seed
-from engine.training.rates import parameter_groups, rate
+from engine.training.ahead import ahead, halve_threads
+from engine.training.batches import stable_seed
+from engine.training.rates import flat_then_cosine
 from engine.training.stage import check_losses, check_norm
-from models.criterion import Criterion
-from models.denoising import denoising_boxes
-from models.onehead import OneHead, count_parameters
-from models.targets import Targets
-from models.tiles import NO_TILE, tile_logits, tile_loss
+from engine.training.teachers import Teach, public_teacher, query_teacher, teacher_side
+from models.backbones import BACKBONES, image_statistics
+from models.matching import FeatureMatching
+from models.onehead import count_parameters
+from models.teacher import TeacherOutputs
 
-PHASES = ("tiles", "mosaics")
-TILE_WEIGHT = {"tiles": 1.0, "mosaics": 3.0}
-"""Weight of the classification of tiles: the second phase keeps it, or the features that the first gave would fade."""
+ROWS, LONGEST = 100, 200
+"""Rows of figures in a whole run, at least; most steps between two of them, after which a run may stop and go on."""
+SETTLING = 100
+"""Batches from which norms are estimated anew at the end."""
+WARMUP = 0.02
+"""Share of the steps with a rising rate."""
 
 
 def pretrain(config: Config, resume: bool = False) -> None:
     """Run stage 0 and write pretrain.pt into the run's folder. Raises UserError and DataError."""
     folder = Path(config.runs) / config.name
     with run_lock(folder):
-        pretrain_in(folder, config, resume)
-
-
-def pretrain_in(folder: Path, config: Config, resume: bool) -> None:
-    """Run stage 0 in a folder that no other run works in."""
-    if (folder / "pretrain.pt").is_file():
-        print(f"stage pretrain: done before, {folder / 'pretrain.pt'}")
-        return
-    unfinished = load(folder / "last.pt") if (folder / "last.pt").is_file() else None
-    if unfinished and not resume:
-        raise UserError(f"{folder} already holds an interrupted stage: add --resume to go on, or give another --name")
-    Pretraining(config, folder, unfinished).run()
+        if (folder / "pretrain.pt").is_file():
+            print(f"stage pretrain: done before, {folder / 'pretrain.pt'}")
+            return
+        unfinished = load(folder / "last.pt") if (folder / "last.pt").is_file() else None
+        if unfinished and not resume:
+            raise UserError(f"{folder} holds an interrupted stage: add --resume to go on, or give another --name")
+        Pretraining(config, folder, unfinished).run()
 
 
 class Pretraining:
@@ -69,6 +66,7 @@ class Pretraining:
 
     def __init__(self, config: Config, folder: Path, unfinished: dict[str, Any] | None) -> None:
         self.config, self.folder = config, folder
+        settings = config.pretrain
         device = pick_device()
         precision = pick_precision(device) if config.precision == "auto" else config.precision
         AcceleratorState._reset_state()
@@ -78,177 +76,182 @@ class Pretraining:
         if self.accelerator.num_processes > 1:
             raise UserError("--stage pretrain runs in one process: start it with `python -m`, not accelerate launch")
         self.device = self.accelerator.device
-        self.images, self.heldout = read_class_images(config.pretrain.sources, without=mini_names()).split()
-        names = self.images.names
-        print(f"stage 0: {len(self.images)} images, {len(self.heldout)} held out, {len(names)} classes", flush=True)
+        self.images = read_photos(settings.sources, settings.side, without=mini_names()).to(self.device)
+        print(f"stage 0: {len(self.images)} photographs", flush=True)
         set_seed(config.seed)
-        classes = {"det": names, "seg": ("background", *names), "cls": names}
-        self.model = OneHead(config.model, classes, config.data.size)
-        if config.pretrain.init and not unfinished:
-            load_weights(self.model, config.pretrain.init)
-        self.criterion = Criterion(config.loss)
-        self.phase, self.epoch, self.seconds = PHASES[0], 0, 0.0
-        self.tracker = Tracker(folder, config.track, to_dict(config), unfinished["rows"] if unfinished else [])
-        self.model.to(self.device).to(memory_format=torch.channels_last)
-        if unfinished:
-            self.model.load_state_dict(unfinished["model"])
-            self.phase, self.epoch, self.seconds = (unfinished[k] for k in ("phase", "epoch", "seconds"))
-        self.begin()
-        if unfinished:
-            self.ema.module.load_state_dict(unfinished["ema"])
-            load_optimizer(self.optimizer, unfinished, folder / "last.pt")
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(unfinished["scaler"])
-
-    def begin(self) -> None:
-        """Optimiser, averages and mosaics of a phase."""
-        self.accelerator.free_memory()  # it would go on unscaling gradients for the optimiser of the phase before
-        config = self.config.pretrain
-        first = self.phase == PHASES[0]
-        peak, self.epochs = (config.tiles_lr, config.tiles) if first else (config.mosaics_lr, config.mosaics)
-        backbone_lr = 1.0 if first else config.mosaics_backbone_lr
-        optim = OptimConfig(weight_decay=config.weight_decay, backbone_lr=backbone_lr)
-        groups = parameter_groups(self.model, optim, peak)
-        self.peaks = [g["lr"] for g in groups]
-        self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups, fused=True))
-        self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True)
-        length = max(config.batch, round(len(self.images) / MEAN_TILES))
-        seed = stable_seed(self.config.seed, self.phase)
-        self.mosaics = MosaicDataset(self.images, self.config.data.size, length, config.mosaic, seed=seed)
-        self.batches = EpochBatches(length, config.batch, seed)
-        workers = self.config.data.workers
-        self.loader: DataLoader[tuple[Batch, Tensor]] = DataLoader(
-            self.mosaics,  # type: ignore[arg-type]
-            batch_sampler=self.batches,
-            num_workers=2 * (self.device.type == "cuda") if workers is None else workers,
-            collate_fn=collate_mosaics,  # type: ignore[arg-type]
+        self.teacher, self.source = public_teacher(settings.teacher, settings.teacher_weights)
+        self.backbone: Any = BACKBONES[config.model.backbone]()
+        channels = self.backbone.channels
+        self.matching = FeatureMatching(channels, self.teacher.channels, self.teacher.features, self.teacher.classes)
+        if settings.init and not unfinished:
+            self.backbone.load_state_dict(backbone_weights(settings.init, config.model.backbone))
+        for module in (self.backbone, self.matching, self.teacher):
+            module.to(self.device).to(memory_format=torch.channels_last)
+        self.statistics = [s.to(self.device) for s in image_statistics(self.backbone)]
+        self.optimizer = self.accelerator.prepare(
+            torch.optim.AdamW(self.groups(settings.weight_decay), lr=settings.lr, fused=True)
         )
+        self.ema = ModelEmaV3(self.backbone, decay=settings.ema, use_warmup=True)
+        self.steps, self.step, self.seconds = max(1, settings.views // settings.batch), 0, 0.0
+        self.tracker = Tracker(folder, config.track, to_dict(config), unfinished["rows"] if unfinished else [])
+        if unfinished:
+            self.resume(unfinished)
+
+    def groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Filters and matrices decay, norms and biases do not."""
+        parameters = [*self.backbone.parameters(), *self.matching.parameters()]
+        return [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def resume(self, unfinished: dict[str, Any]) -> None:
+        """Take up an interrupted run."""
+        self.backbone.load_state_dict(unfinished["backbone"])
+        self.matching.load_state_dict(unfinished["matching"])
+        self.ema.module.load_state_dict(unfinished["ema"])
+        load_optimizer(self.optimizer, unfinished, self.folder / "last.pt")
+        self.step, self.seconds = unfinished["step"], unfinished["seconds"]
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(unfinished["scaler"])
 
     def run(self) -> None:
-        """Both phases, then pretrain.pt and the curves."""
+        """All steps, or as many as the minutes allow; then pretrain.pt and the curves."""
         write_text(self.folder / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))
-        print(f"{count_parameters(self.model) / 1e6:.2f} M parameters, {self.device}", flush=True)
-        saved = time.monotonic()
-        while True:
-            while self.epoch < self.epochs:
-                row = self.train_epoch()
-                self.tracker.log(row, len(self.loader))
-                print("  ".join(f"{k} {v}" for k, v in row.items() if k != "losses"), flush=True)
-                if time.monotonic() - saved >= self.config.track.save_seconds:
-                    save(self.folder / "last.pt", self.content())
-                    saved = time.monotonic()
-            if self.phase == PHASES[-1]:
-                break
-            self.next_phase()
-        save(self.folder / "pretrain.pt", {**model_content(self.ema.module), **self.common()})
+        size = f"{count_parameters(self.backbone) / 1e6:.2f} M parameters"
+        print(f"{size}, {self.device}; teacher: {self.source}", flush=True)
+        with halve_threads(self.device):
+            teach = query_teacher(self.teacher, self.config.pretrain.runtime, self.accelerator)
+            if not self.train(teach):
+                minutes = self.config.pretrain.minutes
+                print(f"stage pretrain: {self.step} of {self.steps} steps after {minutes} minutes; --resume goes on")
+                return
+            self.settle()
+        save(self.folder / "pretrain.pt", self.published())
         (self.folder / "last.pt").unlink(missing_ok=True)
         plot_pretraining(self.tracker.rows, self.folder / "pretrain.png")
         self.tracker.close()
 
-    def next_phase(self) -> None:
-        """Go on from the averaged weights; the image label is read as the tiles' classes were."""
-        self.model.load_state_dict(self.ema.module.state_dict())
-        self.model.head.copy_rows("det", "cls")
-        self.phase, self.epoch = PHASES[1], 0
-        self.begin()
+    def train(self, teach: Teach) -> bool:
+        """Train up to the last step, or until the time is over; returns whether the end was reached."""
+        settings, begin = self.config.pretrain, time.monotonic()
+        interval, before, sums = max(1, min(LONGEST, self.steps // ROWS)), self.seconds, dict[str, Tensor]()
+        saved = begin
+        batches = ahead(self.batches(teach, self.step), 2 if self.device.type == "cpu" else 0)
+        bar = tqdm(total=self.steps * settings.batch, initial=self.step * settings.batch, unit=" views", disable=None)
+        for views, taught in batches:
+            for name, value in self.learn(views, taught).items():
+                sums[name] = sums.get(name, 0.0) + value / interval
+            self.step += 1
+            bar.update(settings.batch)
+            self.seconds = before + time.monotonic() - begin
+            over = settings.minutes is not None and time.monotonic() - begin > 60 * settings.minutes
+            if self.step % interval == 0:
+                self.log(sums, len(views), views.shape[-1], interval)
+                sums = {}
+            if self.step % interval == 0 and (over or time.monotonic() - saved >= self.config.track.save_seconds):
+                save(self.folder / "last.pt", self.content())
+                saved = time.monotonic()
+                if over and self.step < self.steps:
+                    batches.close()
+                    return False
+        bar.close()
+        return True
 
-    def side(self) -> int:
-        """Side of the canvas in this epoch."""
+    def batches(self, teach: Teach, first: int) -> Iterator[tuple[Tensor, TeacherOutputs]]:
+        """Views (B, 3, S, S) of each step from `first` on, and what the teacher says about them."""
+        for step in range(first, self.steps):
+            views = self.views(step, self.side(step))
+            yield views, teach(views, teacher_side(views.shape[-1]))
+
+    def side(self, step: int) -> int:
+        """Side of a step's views."""
         sizes = self.config.pretrain.sizes
-        if not sizes or self.phase == PHASES[-1]:
-            return self.config.data.size
-        return sizes[self.epoch * len(sizes) // self.epochs]
+        return sizes[step * len(sizes) // self.steps]
 
-    def train_epoch(self) -> Row:
-        """One pass over as many tiles as there are images; returns the row of figures."""
-        start = time.monotonic()
-        set_seed(stable_seed(self.config.seed, self.phase, self.epoch))
-        self.mosaics.set_epoch(self.epoch)
-        self.mosaics.size = self.side()
-        self.batches.epoch = self.epoch
-        self.model.train()
-        sums: dict[str, float] = {}
-        steps = len(self.loader)
-        for i, (batch, slots) in enumerate(tqdm(self.loader, desc=self.phase, leave=False, disable=None)):
-            factor = rate(self.epoch * steps + i, self.epochs * steps, 0.05)
-            for group, peak in zip(self.optimizer.param_groups, self.peaks):
-                group["lr"] = peak * factor
-            for key, value in self.step(batch, slots, self.epoch * steps + i).items():
-                sums[key] = sums.get(key, 0.0) + value / steps
-        self.epoch += 1
-        accuracy = heldout_accuracy(self.ema.module, self.heldout, self.config.data.size, self.accelerator)
-        self.seconds += time.monotonic() - start
-        losses = {k: round(v, 5) for k, v in sums.items()}
-        seconds = round(self.seconds, 1)
-        return {
-            "stage": self.phase,
-            "epoch": self.epoch,
+    def views(self, step: int, side: int) -> Tensor:
+        """The views of one step."""
+        generator = torch.Generator().manual_seed(stable_seed(self.config.seed, "views", step))
+        settings = self.config.pretrain
+        return random_views(self.images, settings.batch, side, settings.view, generator)
+
+    def learn(self, views: Tensor, taught: TeacherOutputs) -> dict[str, Tensor]:
+        """One optimiser step; returns its loss terms and the gradient's norm, still on the device."""
+        factor = flat_then_cosine(self.step, self.steps, WARMUP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.pretrain.lr * factor
+        self.backbone.train()
+        with self.accelerator.autocast():
+            losses = self.matching(self.backbone(self.normalised(views)), taught)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(torch.stack(list(losses.values())).sum())
+        parameters = [*self.backbone.parameters(), *self.matching.parameters()]
+        norm = self.accelerator.clip_grad_norm_(parameters, self.config.pretrain.clip)
+        self.optimizer.step()
+        self.ema.update(self.backbone, step=self.step)
+        return {k: v.detach() for k, v in losses.items()} | {"norm": norm}
+
+    def normalised(self, views: Tensor) -> Tensor:
+        """Views as the backbone takes them."""
+        mean, std = self.statistics
+        return ((views - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def log(self, sums: dict[str, Tensor], batch: int, side: int, steps: int) -> None:
+        """Check and record the means of the last steps."""
+        losses = {k: round(float(v), 5) for k, v in sums.items()}
+        norm, where = losses.pop("norm"), "stage pretrain"
+        check_losses(losses, where, self.step, self.folder, "pretrain.lr")
+        if self.accelerator.scaler is None:  # a scaler skips a step that is not finite by itself
+            check_norm(norm, where, self.step, self.folder, "pretrain.lr")
+        row: Row = {
+            "stage": "pretrain",
+            "epoch": self.step // steps,
+            "views": self.step * batch,
+            "side": side,
             "loss": round(sum(losses.values()), 5),
-            **accuracy,
-            "seconds": seconds,
+            "norm": norm,
+            "seconds": round(self.seconds, 1),
             "losses": losses,
         }
+        self.tracker.log(row, steps)
+        print("  ".join(f"{k} {v}" for k, v in row.items() if k not in ("stage", "losses")), flush=True)
 
-    def step(self, batch: Batch, slots: Tensor, number: int) -> dict[str, float]:
-        """One optimiser step; returns its loss terms."""
-        images = batch[0].to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        targets, slots = batch[1].to(self.device), slots.to(self.device)
-        with self.accelerator.autocast():
-            maps = self.model.features(images)
-            boxes, labels = padded(targets)
-            losses = {"tile": TILE_WEIGHT[self.phase] * tile_loss(tile_logits(self.model.head, maps, boxes), labels)}
-            if self.phase == PHASES[1]:
-                losses |= self.whole(maps, targets, slots)
-        values = {k: float(v.detach()) for k, v in losses.items()}
-        where, lower = f"stage pretrain, {self.phase}", f"pretrain.{self.phase}_lr"
-        check_losses(values, where, number, self.folder, lower)
-        self.accelerator.backward(torch.stack(list(losses.values())).sum())
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), OptimConfig.clip))
-        if self.accelerator.scaler is None:  # a scaler skips a step that is not finite by itself
-            check_norm(norm, where, number, self.folder, lower)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.ema.update(self.model, step=number)
-        return values
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Estimate the averaged network's norms anew, at the size it is used at (arXiv 1906.06423)."""
+        side = self.config.data.size
+        shown = (self.normalised(self.views(self.steps + i, side)) for i in range(SETTLING))
+        update_bn(shown, self.ema.module, self.device)
 
-    def whole(self, maps: list[Tensor], targets: Targets, slots: Tensor) -> dict[str, Tensor]:
-        """Losses of all outputs of the head."""
-        config, boxes, match = self.config.loss, None, None
-        if config.denoise:
-            boxes, match = denoising_boxes(targets, self.config.model.queries, config.denoise)
-        return self.criterion(self.model.head(maps, None, config.groups, boxes, slots), targets, match)
-
-    def common(self) -> dict[str, Any]:
-        """What both kinds of checkpoint hold."""
+    def published(self) -> dict[str, Any]:
+        """Content of pretrain.pt: the averaged backbone, and how it names things."""
         return {
-            "stage": "pretrain",
-            "phase": self.phase,
-            "epoch": self.epoch,
-            "config": to_dict(self.config),
-            "rows": self.tracker.rows,
-            "seconds": self.seconds,
-            "provenance": provenance(),
+            "architecture": {"backbone": self.config.model.backbone},
+            "model": {f"backbone.{k}": v for k, v in self.ema.module.state_dict().items()},
+            "readout": self.matching.logits.state_dict(),
+            **self.common(),
         }
 
     def content(self) -> dict[str, Any]:
         """Content of last.pt."""
         scaler = self.accelerator.scaler
         return {
-            **model_content(self.model),
+            "backbone": self.backbone.state_dict(),
+            "matching": self.matching.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             **self.common(),
         }
 
-
-def collate_mosaics(mosaics: Sequence[Mosaic]) -> tuple[Batch, Tensor]:
-    """Stack mosaics to images and targets, and their slots to (B, K)."""
-    return collate([m.sample for m in mosaics]), torch.stack([m.slots for m in mosaics])
-
-
-def padded(targets: Targets) -> tuple[Tensor, Tensor]:
-    """Boxes (B, T, 4) and labels (B, T) of a batch, filled up with empty boxes labelled NO_TILE."""
-    boxes = torch.nn.utils.rnn.pad_sequence(targets.boxes, batch_first=True)
-    labels = torch.nn.utils.rnn.pad_sequence(targets.labels, batch_first=True, padding_value=NO_TILE)
-    return boxes, labels
+    def common(self) -> dict[str, Any]:
+        """What both kinds of checkpoint hold."""
+        return {
+            "stage": "pretrain",
+            "step": self.step,
+            "config": to_dict(self.config),
+            "teacher": self.source,
+            "rows": self.tracker.rows,
+            "seconds": self.seconds,
+            "provenance": {**provenance(), "machine": cpu_name()},
+        }

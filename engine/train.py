@@ -33,6 +33,7 @@ from engine.storage.device import keep_freed_memory
 from engine.storage.errors import UserError, run_cli
 from engine.storage.files import run_lock, write_text
 from engine.tracking.plots import plot_forgetting
+from engine.training.changed_data import check_data
 from engine.training.run import JOINT, Run
 from engine.training.stage import StageLoop
 from engine.training.start import first_weights
@@ -165,11 +166,12 @@ def latest_rows(config: Config, folder: Path, unfinished: dict[str, Any] | None)
 def start_model(run: Run, name: str, unfinished: dict[str, Any] | None) -> tuple[OneHead, dict[str, Any]]:
     """The model that a stage starts from and the remedies' state, by the order at the top of this file."""
     config, before = run.config, run.previous(name)
+    path = run.folder / ("last.pt" if unfinished else f"{before}.pt")
+    check_data(run, name, unfinished or (load(path) if before else None), path)
     if unfinished:
         run.print(f"stage {name}: resumed after epoch {unfinished['epoch']}")
-        return build_model(unfinished, str(run.folder / "last.pt")), unfinished["remedies"]
+        return build_model(unfinished, str(path)), unfinished["remedies"]
     if before:
-        path = run.folder / f"{before}.pt"
         run.print(f"stage {name}: starts from {path}")
         return load_model(path), load(path)["remedies"]
     set_seed(config.seed)

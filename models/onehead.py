@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from models.backbones import BACKBONES
+from models.backbones import BACKBONES, image_statistics
 from models.head import Outputs, Queries, QueryHead
 from models.neck import FPN
 
@@ -80,24 +78,32 @@ class OneHead(nn.Module):
             num_cls=len(self.classes["cls"]),
             exclusive=config.exclusive,
         )
-        mean, std = getattr(self.backbone, "mean_std", (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        mean, std = image_statistics(self.backbone)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W), 0..1, sides multiples of 32 -> maps (B, D, H/8, W/8), /16, /32."""
+        """Images (B, 3, H, W), 0..1, sides multiples of 32 -> the neck's maps (B, D, H/8, W/8), /16, /32."""
+        maps: list[Tensor] = self.neck(self.backbone_maps(images))
+        return maps
+
+    def backbone_maps(self, images: Tensor) -> list[Tensor]:
+        """Images as above -> the backbone's maps, with channels of its own."""
         if images.shape[-1] % 32 or images.shape[-2] % 32:
             raise ValueError(f"image sides must be multiples of 32, not {tuple(images.shape[-2:])}: resize or pad")
         centred = images - self.mean
-        maps: list[Tensor] = self.neck(self.backbone(centred if self.std is None else centred / self.std))
-        return maps
+        return self.backbone(centred if self.std is None else centred / self.std)
 
     def forward(
         self, images: Tensor, queries: Queries | None = None, groups: int = 0, denoise: Tensor | None = None
     ) -> Outputs:
-        """All outputs for images (B, 3, H, W) in 0..1; arguments and the dict are described at `QueryHead.forward`."""
-        outputs: Outputs = self.head(self.features(images), queries, groups, denoise)
-        return outputs
+        """All outputs for images (B, 3, H, W) in 0..1; arguments and the dict are described at `QueryHead.forward`.
+
+        "backbone_maps" holds the backbone's own maps.
+        """
+        maps = self.backbone_maps(images)
+        outputs: Outputs = self.head(self.neck(maps), queries, groups, denoise)
+        return outputs | {"backbone_maps": maps}
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,6 +1,6 @@
-"""Write the tables of README.md and report.md from the records in results/: `python -m scripts.fill_tables`.
+"""Write the tables of README.md, report.md and docs/search-log.md: `python -m scripts.fill_tables`.
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; its content is made here from the records alone, so
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; its content is made here from results/ alone, so
 text and records cannot drift apart. `--check` writes nothing and fails where they have.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from engine.storage.errors import UserError, run_cli
 from scripts.report.tables import (
+    ablation,
     alone,
     backbones,
     chains,
@@ -29,7 +30,7 @@ from scripts.report.tables import (
 )
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "report.md")
+PAGES = ("README.md", "report.md", "docs/search-log.md")
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -50,6 +51,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "held-losses-lite0": held,
     "held-losses-norms": held,
     "held-losses-more": held,
+    "ablation": lambda path: ablation(path.parent / "compare"),
     "compare": comparison,
     "final": comparison,
     "final-24": comparison,
@@ -64,7 +66,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "folds": lambda path: folds(path.parent / "diagnosis"),
     "alone": lambda path: alone(path.parent),
 }
-"""Tables by the folder of results that they show."""
+"""Tables by name, which is the folder or file of results that most of them show."""
 
 
 def fill(text: str, results: Path) -> str:
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         before = path.read_text()
         after = fill(before, ROOT / "results")
         if args.check and after != before:
-            raise UserError(f"{path.name} differs from the records: run python -m scripts.fill_tables")
+            raise UserError(f"{path.relative_to(ROOT)} differs from the records: run python -m scripts.fill_tables")
         if not args.check:
             path.write_text(after)
     return 0

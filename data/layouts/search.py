@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from data.errors import DataError, SetNotFound
-from data.layouts.finders import ALL, Documents, find_cls, find_det, find_seg
-from data.layouts.tree import SPLIT_WORDS, Found, Tree, listing, scan, split_of, words
+from data.layouts.box_files import find_box_files
+from data.layouts.class_folders import find_cls
+from data.layouts.finders import Documents, find_det
+from data.layouts.mask_folders import find_seg
+from data.layouts.tree import ALL, MAX_FOLDERS, SPLIT_WORDS, Found, Tree, listing, scan, split_of, words
 from data.types import Task
 
 SPLITS = ("train", "val", "test")
 _LOOKED_FOR: dict[Task, str] = {
-    "det": "detection set (a COCO JSON with images, annotations and categories, and its images)",
+    "det": "detection set (a COCO JSON with images, annotations and categories, YOLO text files or VOC XML files, "
+    "and their images)",
     "seg": "segmentation set (images and PNG masks of the same stem)",
     "cls": "classification set (one folder of images per class)",
 }
+
+
+@dataclass
+class _Search:
+    """One search below a root, and the reasons why things that looked like a set are none."""
+
+    tree: Tree
+    task: Task
+    documents: Documents = field(default_factory=Documents)
+    reasons: list[str] = field(default_factory=list)
+
+    def finders(self) -> list[Callable[[str], Found | None]]:
+        """The ways to find the task's sets by the name of a split, the most usual format first."""
+        if self.task == "det":
+            return [
+                partial(find_det, self.tree, documents=self.documents),
+                *(partial(find_box_files, self.tree, kind=kind, reasons=self.reasons) for kind in ("yolo", "xml")),
+            ]
+        if self.task == "seg":
+            return [partial(find_seg, self.tree, reasons=self.reasons)]
+        return [partial(find_cls, self.tree, reasons=self.reasons)]
+
+    def first(self, splits: tuple[str, ...]) -> Found | None:
+        """Return what the first finder that finds any of the splits finds."""
+        return next((found for find in self.finders() for split in splits if (found := find(split))), None)
 
 
 def find_set(root: Path | str, task: Task, split: str | None = None) -> Found:
@@ -27,23 +59,17 @@ def find_set(root: Path | str, task: Task, split: str | None = None) -> Found:
     wanted = None if split is None else split_of(split)
     if split is not None and wanted is None:
         raise DataError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
-    tree, documents = scan(Path(root)), Documents()
-    for candidate in ("test", "val", ALL, "train") if wanted is None else (wanted,):
-        found = _find(tree, task, candidate, documents)
-        if found is not None:
-            return found
-    others = [name for name in SPLITS if name != wanted and _find(tree, task, name, documents)]
-    if wanted is not None and not others and not _contradicts(tree.root, wanted):
-        found = _find(tree, task, ALL, documents)
-        if found is not None:
-            return found
-    raise _missing(tree, task, wanted, others, documents)
-
-
-def _find(tree: Tree, task: Task, split: str, documents: Documents) -> Found | None:
-    if task == "det":
-        return find_det(tree, split, documents)
-    return find_seg(tree, split) if task == "seg" else find_cls(tree, split)
+    search = _Search(scan(Path(root)), task)
+    found = search.first(("test", "val", ALL, "train") if wanted is None else (wanted,))
+    others = [] if found else [name for name in SPLITS if name != wanted and search.first((name,))]
+    if found is None and wanted is not None and not others and not _contradicts(search.tree.root, wanted):
+        found = search.first((ALL,))
+    if found is None:
+        raise _missing(search, wanted, others)
+    if not search.tree.complete:
+        note = f"only the first {MAX_FOLDERS} folders below the root were looked through"
+        found = replace(found, notes=(*found.notes, note))
+    return found
 
 
 def _contradicts(root: Path, wanted: str) -> bool:
@@ -53,14 +79,30 @@ def _contradicts(root: Path, wanted: str) -> bool:
     return named is not None and named != wanted and "train" in (named, wanted)
 
 
-def _missing(tree: Tree, task: Task, wanted: str | None, others: list[str], documents: Documents) -> DataError:
+def _missing(search: _Search, wanted: str | None, others: list[str]) -> DataError:
+    """Return the error that says what was looked for, why what is there does not do, and the remedy."""
+    tree, documents = search.tree, search.documents
     which = f"{wanted} split of a " if wanted else ""
     there = tree.folders[0]
     entries = listing([f"{name}/" for name in there.folders] + list(there.files), 8) or "nothing"
     also = f"; other splits found: {', '.join(others)}" if others else ""
-    kind = DataError if documents.errors else SetNotFound
-    unfit = f" ({next(iter(documents.errors.values()))})" if documents.errors else ""
+    broken = [*documents.unmatched.values(), *map(str, documents.errors.values())]
+    why = [*broken[:2], *dict.fromkeys(search.reasons), *_hidden_by_name(search, wanted)][:3]
+    kind = DataError if broken else SetNotFound
+    unfit = f" ({'; '.join(why)})" if why else ""
     return kind(
-        f"{tree.root}: no {which}{_LOOKED_FOR[task]} found below it{unfit}; it holds {entries}{also}; "
+        f"{tree.root}: no {which}{_LOOKED_FOR[search.task]} found below it{unfit}; it holds {entries}{also}; "
         "run `python -m data.download --root data` or check --data_root"
     )
+
+
+def _hidden_by_name(search: _Search, wanted: str | None) -> list[str]:
+    """Return a sentence about a set that is passed over because a folder's name speaks of another task."""
+    lenient = _Search(replace(search.tree, lenient=True), search.task)
+    try:
+        found = lenient.first((wanted,) if wanted else ("test", "val", ALL, "train"))
+    except DataError:
+        return []
+    if found is None:
+        return []
+    return [f"{found.folder} looks like one, but a folder's name speaks of another task: give {found.folder} as root"]

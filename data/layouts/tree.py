@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data.errors import DataError
 from data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from data.layouts.units import Units
 from data.types import Task
 
+ALL = "all"
+"""The split of a set that has no split anywhere: every image."""
 MAX_DEPTH = 8
-MAX_FOLDERS = 20_000
+MAX_FOLDERS = 100_000
+_NEVER = frozenset({"__pycache__", "__macosx", "node_modules"})
 # Drawn sets never stand in for real ones: they are found only when they are the root themselves.
-# The others are folders of this repository and of common tools.
-SKIPPED = frozenset({"synthetic", "manifests", "__pycache__", "__macosx", "node_modules", "runs", "wandb"})
+# The others are folders of this repository. With images in them they are classes of these names.
+_OURS = frozenset({"synthetic", "manifests", "runs", "wandb"})
 
 SPLIT_WORDS: dict[str, str] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -36,7 +40,7 @@ SET_WORDS: dict[str, Task] = {
 }  # fmt: skip
 MASK_WORDS = frozenset({
     "mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots", "gt", "truth",
-    "target", "targets", "segmentationclass",
+    "target", "targets", "segmentationclass", "gtfine", "gtcoarse",
 })  # fmt: skip
 IMAGE_WORDS = frozenset({
     "image", "images", "img", "imgs", "jpeg", "jpegs", "jpg", "photo", "photos", "picture", "pictures",
@@ -49,7 +53,10 @@ _OTHER_WORDS = frozenset({
 })  # fmt: skip
 KNOWN_WORDS = frozenset({*SPLIT_WORDS, *TASK_WORDS, *SET_WORDS, *MASK_WORDS, *IMAGE_WORDS, *_OTHER_WORDS})
 _WORD = "|".join(sorted(KNOWN_WORDS, key=len, reverse=True))
-MASK_ENDING = re.compile(r"[-_. ](mask|masks|label|labels|labelids|seg|segmentation|gt|annotation)$", re.IGNORECASE)
+_KNOWN, _ONLY_KNOWN = re.compile(_WORD), re.compile(f"(?:{_WORD})+")
+_MASK_MARK = "mask|masks|label|labels|labelids|labeltrainids|seg|segm|segmentation|gt|annotation|annotations|matte"
+MASK_ENDING = re.compile(rf"[-_. ]({_MASK_MARK}|l)$", re.IGNORECASE)
+MASK_START = re.compile(rf"^({_MASK_MARK})[-_. ]", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +78,6 @@ class Folder:
         """Names of the files that could be masks."""
         return self.with_suffix(MASK_SUFFIXES)
 
-    @cached_property
-    def image_stems(self) -> frozenset[str]:
-        """Stems of the image files."""
-        return frozenset(PurePosixPath(name).stem for name in self.images)
-
-    @cached_property
-    def mask_stems(self) -> frozenset[str]:
-        """Stems by which the masks are paired: `X` for `X.png` and for `X_mask.png`."""
-        return frozenset(map(mask_stem, self.masks))
-
     def with_suffix(self, suffixes: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the files that end in one of `suffixes`, whatever their case."""
         return tuple(name for name in self.files if os.path.splitext(name)[1].lower() in suffixes)
@@ -92,19 +89,39 @@ class Tree:
 
     root: Path
     folders: tuple[Folder, ...]
+    complete: bool = True
+    lenient: bool = False
 
     @cached_property
-    def _by_names(self) -> dict[tuple[str, ...], Folder]:
+    def by_names(self) -> dict[tuple[str, ...], Folder]:
+        """The folders by the names that lead to them."""
         return {folder.names: folder for folder in self.folders}
+
+    @cached_property
+    def _inside(self) -> dict[tuple[str, ...], list[Folder]]:
+        inside: dict[tuple[str, ...], list[Folder]] = defaultdict(list)
+        for folder in self.folders:
+            for depth in range(len(folder.names) + 1):
+                inside[folder.names[:depth]].append(folder)
+        return inside
 
     def children(self, folder: Folder) -> list[Folder]:
         """Return the folders directly in `folder`."""
         names = ((*folder.names, name) for name in folder.folders)
-        return [self._by_names[child] for child in names if child in self._by_names]
+        return [self.by_names[child] for child in names if child in self.by_names]
 
     def below(self, names: tuple[str, ...]) -> list[Folder]:
         """Return the folder that `names` lead to and all folders in it."""
-        return [folder for folder in self.folders if folder.names[: len(names)] == names]
+        return self._inside.get(names, [])
+
+    def task_rank(self, names: Sequence[str], task: Task) -> int:
+        """Return how a path fits a task; to a lenient search a name of another task is no obstacle."""
+        rank = task_rank(names, task)
+        return min(rank, 2) if self.lenient else rank
+
+    def relative(self, path: Path) -> str:
+        """Return a path below the root as it is shown."""
+        return path.relative_to(self.root).as_posix()
 
 
 @dataclass(frozen=True)
@@ -112,7 +129,9 @@ class Found:
     """Where one split of one task lies.
 
     images: the image files; annotation, document: the COCO file and its content (det); pairs: image and mask
-    (seg); folder: the folder that holds the set, for cls the one that holds the class folders.
+    (seg), image and file of its boxes (det, YOLO and VOC), then `annotation` names the classes or holds those files;
+    units: what the numbers of boxes are, None if they tell; folder: the folder that holds the set, for cls the one
+    that holds the class folders.
     """
 
     task: Task
@@ -123,16 +142,19 @@ class Found:
     annotation: Path | None = None
     document: dict[str, Any] = field(default_factory=dict, repr=False)
     pairs: tuple[tuple[Path, Path], ...] = ()
+    units: Units | None = None
     notes: tuple[str, ...] = ()
 
 
 def mask_stem(name: str) -> str:
-    """Return the stem by which a mask file is paired: `X` for `X.png`, `X_mask.png`, `X-gt.png`."""
-    return MASK_ENDING.sub("", PurePosixPath(name).stem)
+    """Return the stem by which a mask file is paired: `X` for `X.png`, `X_mask.png`, `X-gt.png`, `mask_X.png`."""
+    stem = PurePosixPath(name).stem
+    ended = MASK_ENDING.sub("", stem)
+    return ended if ended != stem else MASK_START.sub("", stem)
 
 
 def scan(root: Path) -> Tree:
-    """List the folders below `root`, hidden ones left out: at most 8 deep and 20,000 in all.
+    """List the folders below `root`, hidden ones left out: at most 8 deep and 100,000 in all.
 
     Links are followed, but not back into a folder that leads to them.
     Raises DataError if `root` is no readable folder.
@@ -147,12 +169,15 @@ def scan(root: Path) -> Tree:
     while queue and len(folders) < MAX_FOLDERS:
         path, names, ancestors = queue.popleft()
         inner, files = _entries(path)
-        folders.append(Folder(path, names, files, inner))
+        folder = Folder(path, names, files, inner)
+        if names and names[-1].lower() in _OURS and not folder.images:
+            continue
+        folders.append(folder)
         for name in inner if len(names) < MAX_DEPTH else ():
             real = os.path.realpath(path / name)
             if real not in ancestors:
                 queue.append((path / name, (*names, name), ancestors | {real}))
-    return Tree(root, tuple(folders))
+    return Tree(root, tuple(folders), complete=not queue)
 
 
 def _entries(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -162,7 +187,7 @@ def _entries(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name.lower() in SKIPPED:
+                if entry.name.startswith(".") or entry.name.lower() in _NEVER:
                     continue
                 # os.path.isdir answers for a link to itself, where entry.is_dir raises.
                 folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
@@ -174,12 +199,18 @@ def _entries(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def words(name: str) -> list[str]:
     """Split a name into lower-case words, known ones also where nothing parts them (`minicocodet`)."""
+    return list(_words(name))
+
+
+@lru_cache(maxsize=200_000)
+def _words(name: str) -> tuple[str, ...]:
     result: list[str] = []
-    for run in re.findall(r"[a-z]{2,}", name.lower()):
-        result += re.findall(_WORD, run) if re.fullmatch(f"(?:{_WORD})+", run) else [run]
-    return result
+    for run in re.findall(r"[^\W\d_]{2,}", name.lower()):
+        result += _KNOWN.findall(run) if _ONLY_KNOWN.fullmatch(run) else [run]
+    return tuple(result)
 
 
+@lru_cache(maxsize=200_000)
 def split_of(name: str) -> str | None:
     """Return the split that a name speaks of; None if it names none or several (`train_val`)."""
     named = {SPLIT_WORDS[word] for word in words(name) if word in SPLIT_WORDS}
@@ -195,19 +226,33 @@ def split_rank(names: Sequence[str], split: str) -> int:
 
 
 def task_rank(names: Sequence[str], task: Task) -> int:
-    """Return how a path fits a task: 0 it says so, 1 says nothing, 2 names another set, 3 another task."""
+    """Return how a path fits a task: 0 it says so, 1 says nothing, 2 hints at another, 3 names another task.
+
+    A name that holds other words too (`car-parts-segmentation`) is one that somebody gave, and no more than a hint.
+    """
     for vocabulary, penalty in ((TASK_WORDS, 3), (SET_WORDS, 2)):
         for name in reversed(names):
-            said = {vocabulary[word] for word in words(name) if word in vocabulary}
+            found = _words(name)
+            said = {vocabulary[word] for word in found if word in vocabulary}
             if len(said) == 1:
-                return 0 if task in said else penalty
+                return 0 if task in said else penalty if KNOWN_WORDS.issuperset(found) else 2
     return 1
+
+
+def split_note(split: str) -> tuple[str, ...]:
+    """Return what is to be said about a set without splits."""
+    return ("no split is named anywhere: every image belongs to the set",) if split == ALL else ()
+
+
+def other_set(layout: str) -> str:
+    """Return what is to be said about a second set that a search finds."""
+    return f"there is another set, not used ({layout}); give its own folder as the root to use it"
 
 
 def role_of(names: Sequence[str]) -> str | None:
     """Return "mask" or "image", as the innermost folder name says that speaks of either."""
     for name in reversed(names):
-        said = set(words(name))
+        said = set(_words(name))
         if said & MASK_WORDS:
             return "mask"
         if said & IMAGE_WORDS:

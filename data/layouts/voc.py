@@ -1,31 +1,116 @@
-"""Reader of segmentation sets: images and masks paired by stem, split lists, class names."""
+"""Reader of segmentation sets: images and masks paired by name, split lists, what the masks hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from data.classes import VOC_CLASSES, normal_name
+from data.classes import VOC_CLASSES, NameIndex, normal_name, one_form
 from data.errors import DataError
-from data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, image_size
-from data.layouts.tree import MASK_ENDING, Found, Tree, listing, mask_stem, split_of
-from data.types import VOID, Record, TaskSet
+from data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, holds_only, image_size
+from data.layouts.class_names import IGNORED, ClassNames, find_names, for_classes
+from data.layouts.tree import (
+    IMAGE_WORDS,
+    MASK_ENDING,
+    MASK_START,
+    MASK_WORDS,
+    Found,
+    Tree,
+    listing,
+    mask_stem,
+    split_of,
+)
+from data.types import VOID, MaskCoding, Record, TaskSet
 
 _MAX_LIST_BYTES = 5_000_000
+_PAIRED_WORDS = MASK_WORDS | IMAGE_WORDS | {"seg", "segmentation", "gtfine", "gtcoarse", "labelids", "matte"}
+_LEFT = re.compile(r"[-_]leftimg8bit$", re.IGNORECASE)
+"""How Cityscapes ends the names of its images."""
+_DRAWN = re.compile(r"[-_](colou?r|instanceids|instances?|vis|overlay|preview)$", re.IGNORECASE)
+"""Endings of pictures that lie beside masks and are none."""
+_FIRST_NAME = re.compile(rf".+?(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})(?=\s|$)|\S+", re.IGNORECASE)
+"""The first file of a line, which may hold blanks where its ending tells where it stops."""
+
+
+@lru_cache(maxsize=100_000)
+def stem_key(name: str) -> str:
+    """Return the stem by which an image is paired: without its ending, in one Unicode form and one case."""
+    return one_form(PurePosixPath(name).stem).casefold()
+
+
+@lru_cache(maxsize=100_000)
+def _mask_key(name: str) -> str:
+    return one_form(mask_stem(name)).casefold()
+
+
+@lru_cache(maxsize=100_000)
+def _bare_key(name: str) -> str:
+    """Return what is left of a stem without words such as mask and image: `1` of `img_1`, `image1` and `mask-1`."""
+    parts = re.findall(r"[^\W\d_]+|\d+", one_form(_LEFT.sub("", PurePosixPath(name).stem)).casefold())
+    return " ".join(part for part in parts if part not in _PAIRED_WORDS)
+
+
+def _whole_key(name: str) -> str:
+    """Return a name with its ending, as in `X.jpg.png`."""
+    return one_form(name).casefold()
+
+
+_WAYS: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
+    (stem_key, stem_key),
+    (_whole_key, stem_key),
+    (stem_key, _mask_key),
+    (_whole_key, _mask_key),
+    (_bare_key, _bare_key),
+)
+"""Keys of images and of masks that are compared, the surest first."""
 
 
 def pair_names(images: Sequence[str], masks: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Pair image and mask file names of two folders by stem: stem -> (image, mask), ordered by stem."""
-    by_stem = {mask_stem(name): name for name in masks} | {PurePosixPath(name).stem: name for name in masks}
-    stems = {PurePosixPath(name).stem: name for name in reversed(images)}
-    return {stem: (stems[stem], by_stem[stem]) for stem in sorted(stems.keys() & by_stem.keys())}
+    """Pair image and mask file names of two folders: stem of the image -> (image, mask), ordered by stem.
+
+    A mask has the name of its image, with the image's ending before its own (`X.jpg.png`) or with a word for masks
+    before or behind it (`mask_X.png`, `X-gt.png`); or both have such words (`img_1.jpg`, `mask_1.png`).
+    """
+    pairs: dict[str, tuple[str, str]] = {}
+    free_images, free_masks = list(images), [name for name in masks if not _DRAWN.search(PurePosixPath(name).stem)]
+    for image_key, mask_key in _WAYS:
+        by_key = _unique(free_masks, mask_key, first=mask_key is not _bare_key)
+        for key, image in _unique(free_images, image_key, first=image_key is not _bare_key).items():
+            if key in by_key:
+                pairs[PurePosixPath(image).stem] = (image, by_key[key])
+        used = {mask for _, mask in pairs.values()}
+        free_images = [name for name in free_images if PurePosixPath(name).stem not in pairs]
+        free_masks = [name for name in free_masks if name not in used]
+        if not free_images or not free_masks:
+            break
+    return dict(sorted(pairs.items()))
+
+
+def _unique(names: Iterable[str], key_of: Callable[[str], str], first: bool) -> dict[str, str]:
+    """Return key -> name; of several names with one key the first, or none of them."""
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        grouped[key_of(name)].append(name)
+    return {key: some[0] for key, some in grouped.items() if key and (first or len(some) == 1)}
 
 
 def masks_in_one_folder(names: Sequence[str]) -> frozenset[str]:
-    """Return which files beside images are masks: those like `X_mask.png`, else those like `X.png`."""
+    """Return which files beside images are masks: those like `X_mask.png` or `mask_X.png`, else those like `X.png`."""
     lossless = [name for name in names if PurePosixPath(name).suffix.lower() in MASK_SUFFIXES]
-    marked = [name for name in lossless if MASK_ENDING.search(PurePosixPath(name).stem)]
-    return frozenset(marked or lossless)
+    marked = [name for name in lossless if _is_marked(name)]
+    others = set(names).difference(marked)
+    stems, bare = {stem_key(name) for name in names}, {_bare_key(name) for name in others} - {""}
+    partnered = [name for name in marked if _mask_key(name) in stems or _bare_key(name) in bare]
+    return frozenset(partnered or lossless)
+
+
+def _is_marked(name: str) -> bool:
+    stem = PurePosixPath(name).stem
+    return MASK_ENDING.search(stem) is not None or MASK_START.match(stem) is not None
 
 
 def pair_in_one_folder(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -42,57 +127,54 @@ def read_list(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
-    paths = [PurePosixPath(line.split()[0].replace("\\", "/")) for line in lines if line.strip()]
+    names = (_FIRST_NAME.match(line.strip()) for line in lines)
+    paths = [PurePosixPath(found[0].replace("\\", "/")) for found in names if found]
     return [path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name for path in paths]
 
 
-def split_lists(tree: Tree, top: tuple[str, ...], split: str, stems: set[str]) -> Iterator[tuple[Path, set[str]]]:
+def split_lists(
+    tree: Tree, top: tuple[str, ...], split: str, stems: set[str], folder_name: str = "segmentation"
+) -> Iterator[tuple[Path, set[str]]]:
     """Yield the lists below `top` that fit split and stems: VOC's folder first, `val60` before `val`."""
     ranked = []
     for folder in tree.below(top):
         for name in folder.with_suffix({".txt"}):
             if split_of(Path(name).stem) == split:
                 plain = not any(character.isdigit() for character in name)
-                ranked.append(("segmentation" not in map(str.lower, folder.names), plain, folder.path / name))
+                ranked.append((folder_name not in map(str.lower, folder.names), plain, folder.path / name))
     for _, _, path in sorted(ranked):
         listed = set(read_list(path))
         if listed & stems:
             yield path, listed
 
 
-def read_class_names(folder: Path) -> tuple[str, ...]:
-    """Return the names in `classes.txt` of the set's folder, background first; VOC's 21 without that file.
+def read_class_names(found: Found) -> ClassNames:
+    """Return the names that a file beside the masks, the images or in a folder around both gives; VOC's 21 without one.
 
-    Raises DataError if the file is empty, repeats a name, or names more than 255 classes.
+    Raises DataError for a `classes.txt` that is empty, repeats a name, or names more than 255 classes.
     """
+    top = found.folder
+    places: list[Path] = []
+    for start in {path.parent: None for pair in found.pairs[:1] for path in reversed(pair)}:
+        places += [place for place in (start, *start.parents) if top in place.parents]
     # With {split}/images the set's folder is the one above.
-    for place in (folder, folder.parent) if split_of(folder.name) else (folder,):
-        path = place / "classes.txt"
-        if not path.is_file():
-            continue
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text; save it as UTF-8, one class name per line") from error
-        names = tuple(line.strip() for line in lines if line.strip())
-        if not 2 <= len(names) <= VOID or len({normal_name(name) for name in names}) < len(names):
-            raise DataError(f"{path}: {len(names)} names; write 2 to {VOID} different ones, background first")
-        return names
-    return VOC_CLASSES
+    places += [top, top.parent] if split_of(top.name) else [top]
+    return find_names(places) or ClassNames(VOC_CLASSES)
 
 
 def read_masks(found: Found, classes: Sequence[str] | None = None) -> TaskSet:
     """Read a segmentation set: which mask belongs to which image; the masks themselves are read later.
 
-    Raises DataError if mask and image differ in size, or if `classes` are others than those of the set.
+    With `classes`, the set's own are mapped to them by name. Raises DataError if mask and image differ in size, if
+    nothing but background is labelled, or if a class of the set is none of `classes`.
     """
-    own = read_class_names(found.folder)
-    same = classes is None or [*map(normal_name, own)] == [*map(normal_name, classes)]
-    if classes is not None and own != VOC_CLASSES and not same:
-        raise DataError(
-            f"{found.folder}: classes.txt names {listing(own)}, but {listing(classes)} are wanted; "
-            "use masks and a classes.txt with the wanted classes"
-        )
+    own = read_class_names(found)
+    own, notes = _with_255(found, own)
+    assumed = "" if own.source else "; no file names the classes: those of Pascal VOC are assumed"
+    names, coding = tuple(classes or own.names), own.coding
+    if classes is not None and own.source and [*map(normal_name, own.names)] != [*map(normal_name, classes)]:
+        coding = for_classes(own, _positions(found, own, classes))
+    plain = coding == MaskCoding()
     records = []
     for image, mask in sorted(found.pairs, key=lambda pair: (pair[0].name, str(pair[0]))):
         size, mask_size = image_size(image), image_size(mask)
@@ -101,5 +183,50 @@ def read_masks(found: Found, classes: Sequence[str] | None = None) -> TaskSet:
                 f"{mask}: the mask has {mask_size[0]} x {mask_size[1]} pixels, its image {image.name} has "
                 f"{size[0]} x {size[1]}; save the mask at the size of its image"
             )
-        records.append(Record(image, mask=mask))
-    return TaskSet("seg", found.split, found.layout, tuple(classes or own), tuple(records), notes=found.notes)
+        records.append(Record(image, mask=mask, coding=None if plain else coding))
+    return TaskSet("seg", found.split, found.layout + assumed, names, tuple(records), notes=(*found.notes, *notes))
+
+
+def _positions(found: Found, own: ClassNames, classes: Sequence[str]) -> list[int]:
+    """Return the position of every class of the set among `classes`. Raises DataError if one has none."""
+    index = NameIndex(classes)
+    positions = [index(name) for name in own.names]
+    same = sum(position == place for place, position in enumerate(positions))
+    if len(own.names) == len(classes) and 2 * same >= len(classes):
+        return list(range(len(classes)))  # the same classes in the same order, some of them spelled in another way
+    positions = [VOID if normal_name(n) in IGNORED and p is None else p for n, p in zip(own.names, positions)]
+    unknown = [name for name, position in zip(own.names, positions) if position is None]
+    if unknown:
+        raise DataError(
+            f"{found.folder}: {own.source.name if own.source else ''} names {listing(own.names)}, "
+            f"but {listing(classes)} are wanted ({listing(unknown)}: unknown); "
+            "use masks and a classes.txt with the wanted classes"
+        )
+    return [position for position in positions if position is not None]
+
+
+def _with_255(found: Found, own: ClassNames) -> tuple[ClassNames, tuple[str, ...]]:
+    """Decide what 255 means where masks hold nothing but 0 and 255: the one class beside the background, or an error.
+
+    Masks are read up to the first that holds another value.
+    """
+    values = own.coding.values
+    if own.coding.colours or (values is not None and VOID in values):
+        return own, ()
+    held: set[int] = set()
+    for _, mask in found.pairs:
+        these = holds_only(mask, (0, VOID))
+        if these is None:
+            return own, ()
+        held |= these
+    if VOID not in held:
+        return own, ("nothing but background is labelled: all masks hold only 0",) if held else ()
+    if len(own.names) == 2 and own.source:
+        coding = replace(own.coding, values={0: 0, 1: 1, VOID: 1})
+        note = f"all masks hold only 0 and 255: 255 is read as {own.names[1]}"
+        return replace(own, coding=coding), (note,)
+    some = f"{found.pairs[0][1]}: all {len(found.pairs)} masks of this set hold only 0 and 255"
+    raise DataError(
+        f"{some}, and 255 is void: nothing but background is labelled; if 255 is a class, write a file _classes.csv "
+        f"into {found.folder} with the lines `0, background` and `255, NAME`"
+    )

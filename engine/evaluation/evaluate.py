@@ -135,7 +135,7 @@ def _tally_masks(task_set: TaskSet, batches: Batches) -> SegmentationTally:
     for records, outputs in batches:
         for record, logits in zip(records, outputs["pred_masks"], strict=True):
             assert record.mask is not None
-            truth = torch.from_numpy(read_mask(record.mask, num_classes))
+            truth = torch.from_numpy(read_mask(record.mask, num_classes, coding=record.coding))
             predicted = predicted_mask(logits, (truth.shape[0], truth.shape[1]))
             matrices.append(confusion_matrix(truth, predicted, num_classes, void=VOID))
     return SegmentationTally(np.stack(matrices), known, unknown)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from continual import ContinualConfig
-from data.mosaics import MosaicConfig
 from data.transforms import Augment
 from data.types import Fold, Task
+from data.views import ViewConfig
 from models.criterion import LossConfig
 from models.onehead import ModelConfig
 
@@ -111,34 +111,39 @@ class TrackConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Stage 0: weights from images sorted by class."""
+    """Stage 0: a backbone learns from photographs without labels what a public network knows."""
 
     sources: list[str] = field(
         default_factory=lambda: ["data/pretrain/tiny-imagenet-200.zip", "data/pretrain/imagenette2-160.tgz"]
     )
-    """Folders, zips or tars of images by class."""
+    """Folders, zips or tars of photographs; one that is named twice is seen twice as often."""
+    side: int = 160
+    """Shorter side of the photographs in memory, at most."""
+    teacher: str = "tf_efficientnet_lite0"
+    """Convolutional network of timm with public ImageNet weights."""
+    teacher_weights: str | None = None
+    """File of those weights; null: downloaded by its address in timm."""
+    runtime: Literal["torch", "openvino"] = "torch"
+    """What runs the teacher; openvino, if installed, is more than twice as fast on a CPU."""
     init: str | None = None
-    """Checkpoint of an earlier stage 0 to go on from; null: random weights."""
-    sizes: list[int] = field(default_factory=list)
-    """Sides of the canvas in the first phase, one after the other for equal numbers of passes; small ones are cheap.
-    Empty: data.size throughout."""
-    tiles: int = 24
-    """Passes over the images that teach backbone and neck to classify the tiles of mosaics."""
-    mosaics: int = 6
-    """Passes that teach the whole network to find, segment and classify them."""
-    batch: int = 16
-    """Mosaics a step."""
-    tiles_lr: float = 2e-3
-    """Highest learning rate of the first phase."""
-    mosaics_lr: float = 1e-3
-    """Highest learning rate of the second phase."""
-    mosaics_backbone_lr: float = 0.1
-    """Factor of that rate in the backbone, whose features the first phase has settled."""
-    weight_decay: float = 0.05
-    """Decoupled weight decay of matrices and filters."""
+    """Checkpoint of which the backbone goes on; null: random weights."""
+    views: int = 6_000_000
+    """Views of photographs in the whole run."""
+    minutes: float | None = None
+    """Stop after so many minutes, to go on with --resume; null: no limit."""
+    sizes: list[int] = field(default_factory=lambda: [128, 128, 128, 160, 224])
+    """Sides of the views, one after the other for equal numbers of views."""
+    view: ViewConfig = field(default_factory=ViewConfig)
+    batch: int = 64
+    """Views a step."""
+    lr: float = 1e-3
+    """Highest learning rate: flat for the first half, then a cosine to zero."""
+    weight_decay: float = 1e-5
+    """Decoupled weight decay of filters and matrices: nearly none, as suits small networks that are taught."""
+    clip: float = 5.0
+    """Largest gradient norm."""
     ema: float = 0.999
-    """Decay of the averaged weights."""
-    mosaic: MosaicConfig = field(default_factory=MosaicConfig)
+    """Decay of the averaged weights, which are the ones published."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ AT_LEAST_ONE = (
     *(f"model.{name}" for name in ("dim", "heads", "hidden", "points", "queries")),
     "optim.batch",
     *(f"optim.epochs.{name}" for name in ("seg", "det", "cls", "joint")),
+    *(f"pretrain.{name}" for name in ("side", "views", "batch")),
     "track.evals",
 )
 """Settings that count something which has to exist."""
@@ -201,6 +202,8 @@ def to_config(parser: Parser, parsed: Namespace) -> Config:
             raise UserError(f"{key} is {parsed[key]}: it must be at least {least}")
     if config.optim.probe > 0.3:
         raise UserError(f"optim.probe is {config.optim.probe}: it must be at most 0.3, or rates do not fall in time")
+    if not config.pretrain.sizes:
+        raise UserError("pretrain.sizes is empty: name at least one side of views, such as [128]")
     for side in (config.data.size, *config.pretrain.sizes):
         if side < 32 or side % 32:
             key = "data.size is" if side == config.data.size else "pretrain.sizes names"

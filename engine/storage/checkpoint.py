@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.storage.errors import UserError, first_line
 from engine.storage.files import cannot_write
+from models.backbones import BACKBONES
 from models.onehead import ModelConfig, OneHead
+from models.pretrained import Pretrained
 
 FORMAT = "onehead/1"
 RENAMED = {"seen": "training_images"}
@@ -164,15 +166,46 @@ def stage0_path(backbone: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def backbone_weights(path: str | Path, backbone: str) -> dict[str, Tensor]:
+    """Weights of the backbone in a checkpoint of stage 0 or of a whole network, under the backbone's own names.
+
+    Raises UserError for another backbone, or weights that do not fit.
+    """
+    content = load(path)
+    theirs = content.get("architecture", {}).get("backbone")
+    if theirs != backbone:
+        raise UserError(f"{path} has the backbone {theirs}, not {backbone}: choose another")
+    prefix = "backbone."
+    found = {k.removeprefix(prefix): v.float() for k, v in content["model"].items() if k.startswith(prefix)}
+    with torch.device("meta"):
+        own = BACKBONES[backbone]().state_dict()  # type: ignore[attr-defined]
+    try:
+        check_shapes(own, found)
+    except ValueError as error:
+        raise UserError(f"{path} holds another {backbone} than this program builds ({error}): choose another") from None
+    return found
+
+
 def load_backbone(model: OneHead, path: str | Path) -> None:
-    """Start only the backbone from a checkpoint, whatever its neck and head. Raises UserError for another backbone."""
-    theirs = build_model(load(path), str(path))
-    if theirs.config.backbone != model.config.backbone:
-        raise UserError(
-            f"{path} has the backbone {theirs.config.backbone}, not {model.config.backbone}: choose another"
-        )
-    found = {k: v for k, v in theirs.state_dict().items() if k.startswith("backbone.")}
-    model.load_state_dict(found, strict=False)
+    """Start only the backbone from a checkpoint, whatever else it holds. Raises UserError for another backbone."""
+    weights = backbone_weights(path, model.config.backbone)
+    model.load_state_dict({f"backbone.{k}": v for k, v in weights.items()}, strict=False)
+
+
+def load_pretrained(path: str | Path, backbone: str) -> Pretrained:
+    """The backbone of a checkpoint as `hold` and `recall` take it. Raises UserError as `backbone_weights`."""
+    net: Any = BACKBONES[backbone]()
+    net.load_state_dict(backbone_weights(path, backbone))
+    return Pretrained(net, load_readout(load(path).get("readout")))
+
+
+def load_readout(state: dict[str, Tensor] | None) -> nn.Linear | None:
+    """The layer by which stage 0 names pictures, if a checkpoint holds it."""
+    if state is None:
+        return None
+    layer = nn.Linear(state["weight"].shape[1], state["weight"].shape[0])
+    layer.load_state_dict({k: v.float() for k, v in state.items()})
+    return layer
 
 
 def provenance() -> dict[str, str]:

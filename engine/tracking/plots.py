@@ -86,21 +86,20 @@ def plot_comparison(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def plot_pretraining(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw the held-out accuracy of stage 0 by stride, and its loss, over all passes."""
+    """Draw what stage 0 misses of its teacher, map by map, and its other losses, over the views seen."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    series = (("accuracy", "all strides"), ("accuracy@8", "stride 8"), ("accuracy@16", "16"), ("accuracy@32", "32"))
-    x = range(1, len(rows) + 1)
-    for (key, label), (_, marker, line, colour) in zip(series, CURVES):
-        left.plot(x, [r[key] for r in rows], marker=marker, linestyle=line, color=colour, label=label, markersize=4)
-    left.set(xlabel="pass", ylabel="accuracy on held-out images", ylim=(0, None))
-    left.legend(frameon=False)
-    for phase, colour in (("tiles", "#0072B2"), ("mosaics", "#D55E00")):
-        points = [(i + 1, r["loss"]) for i, r in enumerate(rows) if r["stage"] == phase]
-        if points:
-            right.plot(*zip(*points), marker="o", color=colour, label=f"phase {phase}", markersize=4)
-    right.set(xlabel="pass", ylabel="training loss (more terms in phase mosaics)", yscale="log")
-    right.legend(frameon=False)
+    x = [row["views"] for row in rows]
+    names = {"map8": "stride 8", "map16": "stride 16", "map32": "stride 32", "map8_semantic": "deep maps from stride 8"}
+    for (name, label), (_, marker, line, colour) in zip(names.items(), CURVES):
+        y = [row["losses"][name] for row in rows]
+        left.plot(x, y, marker=marker, linestyle=line, color=colour, label=label, markersize=3)
+    for name, (_, marker, line, colour) in zip(("pooled", "logits"), CURVES):
+        y = [row["losses"][name] for row in rows]
+        right.plot(x, y, marker=marker, linestyle=line, color=colour, label=name, markersize=3)
+    left.set(xlabel="views", ylabel="share of the teacher's variance missed")
+    right.set(xlabel="views", ylabel="weighted loss")
     for axes in (left, right):
         axes.grid(axis="y", color="0.9")
+        axes.legend(frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)

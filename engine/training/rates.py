@@ -40,6 +40,14 @@ def rate(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
+def flat_then_cosine(step: int, steps: int, warmup: float) -> float:
+    """Learning rate of a step as a share of the highest: linear warm-up, flat up to the middle, then cosine to zero."""
+    rise, middle = max(1, round(steps * warmup)), steps // 2
+    if step < middle:
+        return min(1.0, (step + 1) / rise)
+    return 0.5 * (1 + math.cos(math.pi * (step - middle) / max(1, steps - middle)))
+
+
 def shared_rate(step: int, steps: int, warmup: float, probe: float) -> float:
     """Share of the highest rate for what tasks share: none while rows learn to read it, then a rise as long.
 

@@ -20,6 +20,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from continual import Remedy, Stage, remedies
 from data.catalog import load_set, summary
 from data.dataset import TaskDataset
+from data.errors import SetNotFound
 from data.transforms import Augment
 from data.types import TASKS, Task, TaskSet
 from engine.evaluation.evaluate import Evaluation, Evaluator
@@ -31,10 +32,11 @@ from engine.storage.device import DTYPES, cpu_name, peak_memory, pick_device, pi
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
 from engine.training.batches import Batch, EpochBatches, collate, make_loader, stable_seed, varied
-from engine.training.start import pretrained_model
+from engine.training.start import pretrained_backbone
 from models.criterion import Criterion
 from models.norms import absorb_statistics
 from models.onehead import OneHead
+from models.pretrained import Pretrained
 from models.targets import Targets
 
 JOINT = "joint"
@@ -67,13 +69,15 @@ class Run:
         self.is_main = self.accelerator.is_main_process
         self.overfit = overfit
         self.train_sets, eval_sets = read_sets(config, overfit)
-        for task in TASKS:
+        for task in self.train_sets:
             self.print(summary(self.train_sets[task]))
             self.print(f"evaluated on: {eval_sets[task].split}, {len(eval_sets[task].records)} images\n")
         self.digests: dict[str, list[str]] = {
-            task: digests(r.image for r in self.train_sets[task].records) for task in TASKS
+            task: digests(r.image for r in task_set.records) for task, task_set in self.train_sets.items()
         }
-        self.classes: dict[str, tuple[str, ...]] = {task: self.train_sets[task].classes for task in TASKS}
+        self.classes: dict[str, tuple[str, ...]] = {
+            task: self.train_sets[task].classes if task in self.train_sets else () for task in TASKS
+        }
         self.evaluator = Evaluator(eval_sets, config.data.size)
         self.remedies: dict[str, Remedy] = remedies(config.continual)
         self.tracker: Tracker
@@ -97,7 +101,7 @@ class Run:
 
     def tasks_of(self, stage: str) -> tuple[Task, ...]:
         """Tasks that a stage learns."""
-        return TASKS if stage == JOINT else tuple(t for t in TASKS if t == stage)
+        return tuple(t for t in self.train_sets if stage in (t, JOINT))
 
     def previous(self, stage: str) -> str | None:
         """The stage before, in this run's order."""
@@ -148,18 +152,19 @@ class Run:
         vary = partial(varied, augment=self.config.data.augment)
         return Stage(self.tasks_of(stage), old, start, read, model, self.loss, self.pretrained(stage), vary)
 
-    def pretrained(self, stage: str) -> OneHead | None:
-        """The network that this run began with, without gradients, if a remedy asks for it and all of it is there."""
-        config = self.config
-        if stage == JOINT or not (config.continual.hold or config.continual.recall):
+    def pretrained(self, stage: str) -> Pretrained | None:
+        """The backbone that this run began with, if a remedy asks for it and it was not random."""
+        config, asked = self.config, self.config.continual
+        if stage == JOINT or not (asked.hold or asked.recall):
             return None
         if self.previous(stage):
             config = replace(config, init=load(self.folder / f"{config.order[0]}.pt")["config"]["init"])
-        model = pretrained_model(config)
-        if model is None:
-            self.print(f"stage {stage}: hold and recall do nothing, not all of the start is pretrained")
-            return None
-        return model.to(self.device).eval().requires_grad_(False)
+        found = pretrained_backbone(config)
+        if found is None:
+            self.print(f"stage {stage}: hold and recall do nothing, the run began with random weights")
+        elif found.readout is None and asked.recall:
+            self.print(f"stage {stage}: recall does nothing, what the run began with names no pictures")
+        return found.to(self.device) if found else None
 
     def loss(self, model: OneHead, images: Tensor, targets: Targets) -> Tensor | None:
         """The training loss of a network on some images, None where none of them is annotated."""
@@ -237,18 +242,27 @@ class Run:
 
 
 def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], dict[Task, TaskSet]]:
-    """Training and evaluation sets of all three tasks; the same few images for both in the overfit test."""
+    """Training and evaluation sets of all three tasks; the same few images for both in the overfit test.
+
+    A task that is in no stage may have no set. Raises DataError for any other set that is missing or broken.
+    """
     root, holdout, fold = config.data.root, config.data.holdout, config.data.fold
     train: dict[Task, TaskSet] = {}
     held: dict[Task, TaskSet] = {}
     for task in TASKS:
-        train[task] = load_set(root, task, "train", part="fit" if holdout else "all", fold=fold)
-        if overfit:
-            train[task] = held[task] = first(train[task], overfit)
-        elif holdout:
-            held[task] = load_set(root, task, "train", train[task].classes, part="choose", fold=fold)
-        else:
-            held[task] = load_set(root, task, "val", train[task].classes)
+        try:
+            learnt = load_set(root, task, "train", part="fit" if holdout else "all", fold=fold)
+            if overfit:
+                learnt = scored = first(learnt, overfit)
+            elif holdout:
+                scored = load_set(root, task, "train", learnt.classes, part="choose", fold=fold)
+            else:
+                scored = load_set(root, task, "val", learnt.classes)
+        except SetNotFound:
+            if task in config.order:
+                raise
+            continue
+        train[task], held[task] = learnt, scored
     return train, held
 
 

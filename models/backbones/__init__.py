@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from models.backbones.fast_scnn import FastSCNN
@@ -37,3 +39,9 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "efficientnet_lite0": partial(TimmFeatures, "tf_efficientnet_lite0"),
     "yolov8n": YOLOv8n,
 }
+
+
+def image_statistics(backbone: Backbone) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (3, 1, 1) of each colour, by which the images that a backbone takes are normalised."""
+    mean, std = getattr(backbone, "mean_std", (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)

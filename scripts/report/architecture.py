@@ -54,7 +54,7 @@ def draw_architecture(parameters: dict[str, int], path: Path) -> None:
         "head",
     )
     for y, text in (
-        (3.5, "class token: C_cls logits;\nwhat masks may expect"),
+        (3.5, "class token: C_cls logits;\nclass presence for masks"),
         (2.2, "object queries: 60 boxes\nwith conf and C_det"),
         (0.9, "class queries · pixels:\nmasks, C_seg x S/8 x S/8"),
     ):
@@ -62,7 +62,7 @@ def draw_architecture(parameters: dict[str, int], path: Path) -> None:
         arrow(axes, (9.2, 1.25), (10.2, y + 0.35))
     arrow(axes, (1.0, 2.55), (1.6, 2.55))
     arrow(axes, (3.3, 2.55), (4.0, 2.55))
-    arrow(axes, (5.3, 3.8), (6.3, 3.8), "surest\nplaces")
+    arrow(axes, (5.3, 3.8), (6.3, 3.8), "top-k\nlocations")
     arrow(axes, (5.3, 2.5), (6.3, 2.5), "samples")
     arrow(axes, (7.75, 3.4), (7.75, 3.0))
     arrow(axes, (7.75, 2.0), (7.75, 1.6))

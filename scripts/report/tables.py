@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.experiments.tables import chains_and_singles, final_lines, markdown, matrix_lines, memory, number
+from engine.evaluation.metrics import HEADLINE
+from engine.experiments.tables import chains_and_singles, final_lines, markdown, matrix_lines, memory, number, transfer
 from engine.storage.errors import UserError
 
 METRICS = {"seg": ("mIoU",), "det": ("AP50", "mAP"), "cls": ("Top-1",)}
@@ -22,7 +23,7 @@ SHOWN = ("mIoU", "mAP", "AP50", "Top-1")
 OWN = {metric: stage for stage, metrics in METRICS.items() for metric in metrics}
 """Stage that teaches each metric."""
 RUNS = {
-    "quickstart.json": "drawn sets, `make quickstart`",
+    "quickstart.json": "synthetic sets, `make quickstart`",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
     "final/onehead-all-s0.json": "real sets, `configs/default.yaml`",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
@@ -40,11 +41,11 @@ CHAINS = {
 
 ALONE = {
     "final/single-task": "Fast-SCNN from stage 0, `configs/default.yaml`",
-    "longer/longer": "the same, 102 passes each, as many as the whole chain, `configs/longer.yaml`",
-    "final-24/single-task": "`configs/default.yaml`, boxes in 24 passes instead of 48",
+    "longer/longer": "the same, 102 epochs each, as many as the whole chain, `configs/longer.yaml`",
+    "final-24/single-task": "`configs/default.yaml`, boxes in 24 epochs instead of 48",
     "conventional/conventional": "the same backbone and neck, a conventional head each",
-    "final-exclusive/single-task": "Fast-SCNN, objects' classes sharing out one confidence",
-    "longer-78/longer": "the same, 78 passes each",
+    "final-exclusive/single-task": "Fast-SCNN, one objectness and a softmax over classes",
+    "longer-78/longer": "the same, 78 epochs each",
     "final-lite0/single-task": "EfficientNet-Lite0 from ImageNet, `configs/lite0.yaml`",
     "final-lite0-320/single-task": "the same, `configs/lite0_320.yaml`",
 }
@@ -54,13 +55,32 @@ HELD = ("drift", "agree", "seg_ce", "seg_dice", "det_class", "conf", "l1", "giou
 """Columns of held-back losses, those that a record has."""
 
 FOLDS = {
-    "exclusive": "boxes alone, classes share out one confidence",
-    "each": "boxes alone, classes are judged one by one",
-    "chain": "the same after masks, which are kept",
-    "chain-48": "the same in 48 passes instead of 24",
+    "exclusive": "boxes alone, one objectness and a softmax over classes",
+    "each": "boxes alone, per-class sigmoids",
+    "chain": "the same after stage 1, with the remedies",
+    "chain-48": "the same in 48 epochs instead of 24",
 }
-FOLDED = {"AP50": "AP50", "mAP": "mAP", "over all classes at once": "pooled", "classes ignored": "nameless"}
+FOLDED = {"AP50": "AP50", "mAP": "mAP", "pooled over classes": "pooled", "class-agnostic": "nameless"}
 """Rows and columns of the table of folds."""
+
+ABLATION = {
+    "finetune": "none: plain fine-tuning",
+    "statistics-kept": "frozen batch-norm statistics (stage 1's)",
+    "lower-rate": "half rate for shared weights",
+    "freeze": "frozen shared weights (reference)",
+    "l2sp": "L2-SP",
+    "ewc": "EWC",
+    "average": "weight averaging of stages",
+    "replay": "replay, 10 images a task",
+    "recall": "`recall`: LwF of stage 0's classes",
+    "hold": "`hold`: feature distillation from stage 0",
+    "features": "feature distillation",
+    "lwf": "LwF: final outputs",
+    "distill": "distillation of all outputs, dense and per layer",
+    "sum": "all remedies of the default",
+    "joint": "joint training (reference)",
+}
+"""What each variant of configs/compare.yaml adds to plain fine-tuning, in the order of the table."""
 
 COLUMNS = {"det": ("boxes", "AP", "AP50"), "seg": ("pixels", "IoU", "accuracy"), "cls": ("images", "accuracy")}
 """Of the tables of classes: how many there are of each, then its scores."""
@@ -160,6 +180,23 @@ def comparison(folder: Path) -> str:
     """Final values and drops of a comparison's variants, then every metric after every stage."""
     chains, singles = chains_and_singles(grid(folder))
     return "\n".join([*final_lines(chains, singles), "", *matrix_lines(chains)])
+
+
+def ablation(folder: Path) -> str:
+    """One row a remedy: metrics at the end of the chain, their mean relative drops against single-task networks."""
+    chains, singles = chains_and_singles(grid(folder))
+    own = {m: number([r["rows"][-1][m] for r in singles if r["stage"] == OWN[m]]) for m in HEADLINE.values()}
+    rows = [["remedy", *(name for m in own for name in (m, "drop")), "backward transfer"]]
+    rows.append(["single-task networks", *(text for value in own.values() for text in (value, "")), ""])
+    for variant, title in ABLATION.items():
+        cells = chains[variant]
+        row = [title]
+        for metric in own:
+            drops = [c["drops"][metric] for c in cells]
+            lost = round(100 * statistics.mean(d["relative"] for d in drops))
+            row += [number([d["after"] for d in drops]), f"{lost} %"]
+        rows.append([*row, transfer(cells)])
+    return "\n".join(markdown(rows))
 
 
 def held(record: Path) -> str:

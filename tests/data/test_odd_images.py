@@ -18,7 +18,7 @@ from PIL import Image
 
 from data.dataset import TaskDataset
 from data.errors import DataError
-from data.images import image_orientation, read_image, read_mask
+from data.images import IMAGE_SUFFIXES, decoders, image_orientation, read_image, read_mask
 from data.layouts.coco import read_boxes
 from data.layouts.tree import Found
 from data.transforms import Augment
@@ -168,7 +168,7 @@ def test_a_png_whose_text_unpacks_to_much_is_refused_in_little_memory(tmp_path: 
 
 
 def test_an_image_in_an_archive_cannot_lead_anywhere(tmp_path: Path) -> None:
-    from data.class_images import read_class_images
+    from data.photos import read_photos
 
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
@@ -176,5 +176,23 @@ def test_an_image_in_an_archive_cannot_lead_anywhere(tmp_path: Path) -> None:
         for name in ("../../dog/evil.png", "/tmp/cat/evil.png", "dog/good.png"):
             archive.writestr(name, buffer.getvalue())
     before = sorted(tmp_path.parent.rglob("*"))
-    assert read_class_images([tmp_path / "a.zip"]).names == ("cat", "dog")
+    assert len(read_photos([tmp_path / "a.zip"], side=100)) == 3
     assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("ending", ["jfif", "jpe", "JPG", "avif"])
+def test_other_endings_of_pictures(tmp_path: Path, ending: str) -> None:
+    if ending == "avif" and "AVIF" not in decoders():
+        pytest.skip("this Pillow reads no AVIF")
+    Image.new("RGB", (16, 16), (10, 200, 30)).save(tmp_path / f"a.{ending}", "AVIF" if ending == "avif" else "JPEG")
+    assert f".{ending.lower()}" in IMAGE_SUFFIXES
+    red, green, blue = read_image(tmp_path / f"a.{ending}").getpixel((4, 4))
+    assert abs(red - 10) + abs(green - 200) + abs(blue - 30) < 30
+
+
+def test_heic_says_what_to_install(tmp_path: Path) -> None:
+    if "HEIF" in decoders():
+        pytest.skip("pillow-heif is installed")
+    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(DataError, match=r"a.HEIC: HEIF needs pillow-heif \(`pip install pillow-heif`\)"):
+        read_image(tmp_path / "a.HEIC")

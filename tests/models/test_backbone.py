@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from models import backbones
 from models.backbones import BACKBONES
 from models.backbones.fast_scnn import Bottleneck, DepthwiseConv2d, FastSCNN
-from models.backbones.timm_features import TimmFeatures, timm_names
+from models.backbones.imagenet import timm_names
+from models.backbones.timm_features import TimmFeatures
 from models.backbones.yolov8 import YOLOv8n
 from models.criterion import Criterion, LossConfig
 from models.neck import FPN
@@ -147,7 +148,8 @@ def test_imagenet_weights_from_a_file(published: dict[str, Tensor], tmp_path: Pa
         ("_blocks.3._depthwise_conv.weight", "blocks.2.0.conv_dw.weight"),
         ("_blocks.15._project_conv.weight", "blocks.6.0.conv_pwl.weight"),
         ("_blocks.15._bn2.bias", "blocks.6.0.bn3.bias"),
-        ("_conv_head.weight", "_conv_head.weight"),
+        ("_conv_head.weight", "conv_head.weight"),
+        ("_fc.bias", "classifier.bias"),
         ("blocks.6.0.bn3.bias", "blocks.6.0.bn3.bias"),
     ],
 )

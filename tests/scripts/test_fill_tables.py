@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,38 @@ def test_the_headline_compares_the_end_with_each_task_alone_and_after_its_own_st
     filled = fill("<!-- table headline -->\n<!-- end -->\n", tmp_path)
     assert "| mIoU | 0.200 | 0.200 | 0.150 | -25.0 % (-25.0) | -25.0 % (-25.0) |" in filled
     assert "| AP50 | 0.100 | 0.100 | 0.120 | +20.0 % (+20.0) | +20.0 % (+20.0) |" in filled
+
+
+def test_the_ablation_shows_what_each_remedy_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ABLATION", {"ewc": "EWC", "finetune": "none"})
+    after = {"mIoU": 0.1, "mAP": 0.02, "Top-1": 0.8, "AP50": 0.05}
+    rows = [{**after, "mIoU": 0.3, "stage": "seg"}, {**after, "stage": "det"}, {**after, "stage": "cls"}]
+    drops = {m: {"before": 0.2, "after": after[m], "points": 0.1, "relative": 0.25} for m in ("mIoU", "mAP", "Top-1")}
+    cells = [{**result("all", name, 0), "rows": rows, "drops": drops} for name in ("finetune", "ewc")]
+    untrained = {"mIoU": 0.0, "mAP": 0.0, "Top-1": 0.0}
+    own = {"seg": {"mIoU": 0.2}, "det": {"mAP": 0.05}, "cls": {"Top-1": 0.9}}
+    singles = [{**result(s, "single-task", 0), "rows": [{**untrained, **v}]} for s, v in own.items()]
+    write(tmp_path / "compare", *cells, *singles)
+    lines = fill("<!-- table ablation -->\n<!-- end -->\n", tmp_path).splitlines()
+    assert lines[3] == "| single-task networks | 0.200 |  | 0.050 |  | 0.900 |  |  |"
+    assert lines[4] == "| EWC | 0.100 | 25 % | 0.020 | 25 % | 0.800 | 25 % | -10.0 |"
+    assert lines[5].startswith("| none | 0.100 | 25 % |")
+
+
+def test_links_between_pages_lead_to_files_and_headings() -> None:
+    root = Path(__file__).parents[2]
+    pages = ["README.md", "report.md", "CONTRIBUTING.md", "weights/README.md", *sorted((root / "docs").glob("*.md"))]
+    for page in (root / name for name in pages):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if target.startswith("http"):
+                continue
+            file, _, anchor = target.partition("#")
+            other = (page.parent / file).resolve() if file else page
+            assert other.exists(), f"{page.name}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", other.read_text(), re.MULTILINE)
+                anchors = {re.sub(r"[^\w\s-]", "", h.lower()).replace(" ", "-") for h in headings}
+                assert anchor in anchors, f"{page.name}: {target}"
 
 
 def test_a_table_without_records_or_name_is_refused(tmp_path: Path) -> None:

@@ -335,3 +335,25 @@ def test_many_class_folders_of_png_are_searched_quickly(tmp_path: Path) -> None:
         find_set(tmp_path, "seg")
     assert time.monotonic() - started < 5
     assert len(find_set(tmp_path, "cls", "train").images) == 1500
+
+
+@pytest.mark.parametrize("name", ["car-parts-segmentation-2", "my-classification-project", "x"])
+def test_a_task_word_in_a_given_name_hides_nothing(tmp_path: Path, name: str) -> None:
+    for split in ("train", "valid", "test"):
+        names = [f"{k}_jpg.rf.{split}.jpg" for k in range(2)]
+        for image in names:
+            draw_image(tmp_path / name / split / image)
+        document = coco(names, [annotation(1, 1, [1, 2, 10, 8])], {0: "things", 1: "disc"})
+        write_json(tmp_path / name / split / "_annotations.coco.json", document)
+    for split in ("train", "val", "test"):
+        found = load_set(tmp_path, "det", split)
+        assert found.classes == ("disc",)
+        assert len(found.records) == 2
+    seg_set(tmp_path / "crack-detection", "{split}/images", "{split}/masks", "test")
+    check(load_set(tmp_path, "seg", "test"), "test")
+
+
+def test_a_set_hidden_by_its_name_is_mentioned(tmp_path: Path) -> None:
+    cls_set(tmp_path / "segmentation", "{split}", "val", ("cat", "dog"))
+    with pytest.raises(DataError, match=r"segmentation/val looks like one, but a folder's name .*: give .*val as root"):
+        find_set(tmp_path, "cls", "val")

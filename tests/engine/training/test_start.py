@@ -28,7 +28,7 @@ def whole(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "first" / "seg.pt"
 
 
-def test_every_stage_sees_the_network_that_the_run_began_with(tiny: list[str], whole: Path, tmp_path: Path) -> None:
+def test_every_stage_sees_the_backbone_that_the_run_began_with(tiny: list[str], whole: Path, tmp_path: Path) -> None:
     arguments = [*tiny, "--runs", str(tmp_path), "--name", "r", "--init", str(whole), "--continual.hold", "1"]
     assert main([*arguments, "--stage", "seg"]) == 0
     other = [*arguments, "--init", "null"]  # what later stages are told about a start does not count
@@ -36,14 +36,24 @@ def test_every_stage_sees_the_network_that_the_run_began_with(tiny: list[str], w
     image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     for held in (run_of(arguments).begin("seg", None).pretrained, run_of(other).begin("det", None).pretrained):
         assert held is not None
-        torch.testing.assert_close(held.features(image), theirs.features(image))
+        torch.testing.assert_close(held.maps(image), theirs.backbone_maps(image))
         assert not any(p.requires_grad for p in held.parameters())
 
 
-@pytest.mark.parametrize("init", ["null", "backbone:{}"])
-def test_a_network_that_is_not_pretrained_whole_is_no_teacher(init: str, tiny: list[str], whole: Path) -> None:
-    run = run_of([*tiny, "--init", init.format(whole), "--continual.hold", "1"])
+def test_random_weights_are_no_teacher(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of([*tiny, "--init", "null", "--continual.hold", "1"])
     assert run.begin("seg", None).pretrained is None
+    assert "hold and recall do nothing, the run began with random weights" in capsys.readouterr().out
+
+
+def test_the_backbone_alone_of_a_checkpoint_can_be_held_but_names_nothing(
+    tiny: list[str], whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of([*tiny, "--init", f"backbone:{whole}", "--continual.recall", "1"])
+    held = run.begin("seg", None).pretrained
+    assert held is not None
+    assert held.readout is None
+    assert "recall does nothing" in capsys.readouterr().out
 
 
 def test_without_the_remedy_nothing_is_loaded(tiny: list[str], whole: Path) -> None:

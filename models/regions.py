@@ -1,19 +1,14 @@
-"""Class of a region, read from pooled features by the one projection: how stage 0 trains backbone and neck.
+"""Features of regions of an image: means over boxes.
 
-Shape suffixes: B batch, T tiles, D width, C classes.
+Shape suffixes: B batch, T boxes, D width.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.boxes import to_xyxy
-from models.head import QueryHead
-
-NO_TILE = -1
-"""Label of padding among an image's tiles."""
 
 
 def pool_boxes(map_BDHW: Tensor, boxes_BT4: Tensor) -> Tensor:
@@ -35,17 +30,3 @@ def coverage(low: Tensor, high: Tensor, cells: int) -> Tensor:
     start = torch.arange(cells, device=low.device)
     low, high = low[..., None] * cells, high[..., None] * cells
     return (torch.minimum(high, start + 1) - torch.maximum(low, start)).clamp(0, 1)
-
-
-def tile_logits(head: QueryHead, maps: list[Tensor], boxes_BT4: Tensor) -> list[Tensor]:
-    """Class logits (B, T, C) of boxes from each map of the neck alone, read by the rows for object classes."""
-    return [head.project(pool_boxes(m, boxes_BT4), "det")[0] for m in maps]
-
-
-def tile_loss(logits: list[Tensor], labels_BT: Tensor) -> Tensor:
-    """Mean cross-entropy over levels and tiles, labels NO_TILE left out.
-
-    No label smoothing: it raises the accuracy here and lowers what features are worth elsewhere (arXiv 2010.16402).
-    """
-    flat = labels_BT.flatten()
-    return torch.stack([F.cross_entropy(x.float().flatten(0, 1), flat, ignore_index=NO_TILE) for x in logits]).mean()

@@ -1,4 +1,4 @@
-"""Images by class are found in every layout, whatever holds them, and split the same way each time."""
+"""Photographs are found in every layout, whatever holds them, and packed without losing a pixel."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.class_images import mini_names, read_class_images
 from data.errors import DataError
+from data.photos import mini_names, read_photos
 
 FILES = {"bird/b.png": (10, 20), "bird/a.png": (30, 12), "ant/c.jpg": (8, 8)}
 
@@ -57,64 +57,64 @@ def tarred(path: Path, files: dict[str, bytes]) -> Path:
 def test_folders_and_archives_give_the_same(tmp_path: Path, kind: str, prefix: str) -> None:
     files = contents(prefix)
     maker = {"folder": folder, "zip": zipped, "tgz": tarred}[kind]
-    found = read_class_images([maker(tmp_path / f"source.{kind}", files)])
-    assert found.names == ("ant", "bird")
-    assert found.labels.tolist() == [0, 1, 1]
-    assert [tuple(i.shape) for i in found.images] == [(3, 8, 8), (3, 12, 30), (3, 20, 10)]
-    assert found.images[2][0, 0, 0] == 0  # bird/b.png, exact because PNG keeps its values
+    found = read_photos([maker(tmp_path / f"source.{kind}", files)], side=100)
+    assert sorted(found.sizes.tolist()) == [[8, 8], [12, 30], [20, 10]]
+    b = found.sizes.tolist().index([20, 10])  # bird/b.png, exact because PNG keeps its values
+    pixels = found.pixels[found.starts[b] : found.starts[b] + 200].view(torch.uint8).view(200, 4)
+    assert (pixels[:, :3] == torch.tensor([0, 0, 255])).all()
+    assert len(found.pixels) == 64 + 360 + 200
+
+
+def test_images_need_no_class(tmp_path: Path) -> None:
+    assert len(read_photos([folder(tmp_path, {"loose.png": encoded((4, 4), 1, ".png")})], side=100)) == 1
 
 
 def test_where_there_is_a_training_folder_the_rest_is_left_alone(tmp_path: Path) -> None:
     files = contents("tiny/train/") | {"tiny/val/images/v.png": encoded((9, 9), 1, ".png")}
     files |= {"tiny/train/cow/images/d.png": encoded((9, 9), 1, ".png"), "tiny/words.txt": b"ant\n"}
-    found = read_class_images([zipped(tmp_path / "tiny.zip", files)])
-    assert found.names == ("ant", "bird", "cow")
-    assert len(found) == 4
+    assert len(read_photos([zipped(tmp_path / "tiny.zip", files)], side=100)) == 4
 
 
 def test_sources_add_up_and_large_images_are_shrunk(tmp_path: Path) -> None:
     first = folder(tmp_path / "first", {"bird/x.png": encoded((400, 200), 3, ".png")})
     second = folder(tmp_path / "second", contents())
-    found = read_class_images([first, second], side=16)
-    assert found.names == ("ant", "bird")
-    assert [tuple(i.shape[1:]) for i in found.images] == [(8, 8), (12, 30), (16, 8), (16, 32)] or len(found) == 4
-    assert max(min(i.shape[1:]) for i in found.images) == 16
+    found = read_photos([first, second], side=16)
+    assert sorted(found.sizes.tolist()) == [[8, 8], [12, 30], [16, 32], [20, 10]]
+
+
+def test_a_source_named_twice_is_read_once_and_seen_twice_as_often(tmp_path: Path) -> None:
+    first = folder(tmp_path / "first", {"x.png": encoded((8, 8), 3, ".png")})
+    second = folder(tmp_path / "second", {"y.png": encoded((4, 4), 3, ".png")})
+    found = read_photos([first, second, first], side=16)
+    assert found.sizes.tolist() == [[8, 8], [4, 4]]
+    assert found.weights.tolist() == [2, 1]
 
 
 def test_images_of_the_mini_set_can_be_left_out(tmp_path: Path) -> None:
     name = sorted(mini_names())[0]
     files = contents() | {f"ant/{name}.JPEG": encoded((9, 9), 1, ".jpg")}
     assert len(mini_names()) >= 300
-    assert len(read_class_images([folder(tmp_path, files)])) == 4
-    assert len(read_class_images([tmp_path], without=mini_names())) == 3
-
-
-def test_the_split_holds_out_every_twentieth_of_a_class(tmp_path: Path) -> None:
-    files = {f"{c}/{i:02}.png": encoded((4, 4), i, ".png") for c, n in (("a", 41), ("b", 19)) for i in range(n)}
-    training, held = read_class_images([folder(tmp_path, files)]).split()
-    assert (len(training), len(held)) == (58, 2)
-    assert [int(i[0, 0, 0]) for i in held.images] == [19, 39]
-    assert held.labels.tolist() == [0, 0]
-    assert torch.bincount(training.labels).tolist() == [39, 19]
+    assert len(read_photos([folder(tmp_path, files)], side=100)) == 4
+    assert len(read_photos([tmp_path], side=100, without=mini_names())) == 3
 
 
 @pytest.mark.parametrize(
     ("files", "says"),
-    [({"loose.png": b""}, "no images sorted by class"), ({"ant/broken.png": b"no image"}, "ant/broken.png")],
+    [({"text.txt": b""}, "no images"), ({"ant/broken.png": b"no image"}, "ant/broken.png")],
 )
 def test_a_source_of_no_use_is_named(tmp_path: Path, files: dict[str, bytes], says: str) -> None:
     for source in (folder(tmp_path / "f", files), zipped(tmp_path / "z.zip", files)):
         with pytest.raises(DataError, match=says) as caught:
-            read_class_images([source])
+            read_photos([source], side=100)
         assert str(source) in str(caught.value)
 
 
 def test_a_missing_source_and_a_file_that_is_no_archive_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("hello")
     with pytest.raises(DataError, match="is not there"):
-        read_class_images([tmp_path / "none"])
+        read_photos([tmp_path / "none"], side=100)
     with pytest.raises(DataError, match="neither a folder nor a zip"):
-        read_class_images([tmp_path / "text.txt"])
+        read_photos([tmp_path / "text.txt"], side=100)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
@@ -132,7 +132,7 @@ def test_a_damaged_archive_is_named(kind: str, tmp_path: Path) -> None:
             archive.addfile(entry, io.BytesIO(os.urandom(50_000)))
         path.write_bytes(path.read_bytes()[:30_000])
     with pytest.raises(DataError, match=r"damaged archive .* download it again") as caught:
-        read_class_images([path])
+        read_photos([path], side=100)
     assert str(path) in str(caught.value)
 
 
@@ -142,4 +142,4 @@ def test_an_archive_of_several_disks_is_a_damaged_one(tmp_path: Path) -> None:
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)
     (tmp_path / "a.zip").write_bytes(b"PK\3\4" + bytes(60) + locator + end)
     with pytest.raises(DataError, match="damaged archive"):
-        read_class_images([tmp_path / "a.zip"])
+        read_photos([tmp_path / "a.zip"], side=100)

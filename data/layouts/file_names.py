@@ -1,0 +1,90 @@
+"""Which file on disk an annotation file means: by its path, not by its stem alone."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from data.classes import one_form
+
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=[^.])")
+"""What Label Studio puts before the name of an uploaded file."""
+
+
+def file_forms(file_name: object) -> list[PurePosixPath]:
+    """Return the paths that a listed name may stand for, the most literal first: as it is, then out of a URL."""
+    text = str(file_name).replace("\\", "/").strip()
+    texts = [text]
+    try:
+        url = urlsplit(text)
+        texts += [*parse_qs(url.query).get("d", []), url.path]
+    except ValueError:
+        pass
+    texts += [unquote(form) for form in texts if "%" in form]
+    paths = [PurePosixPath(one_form(form)) for form in texts]
+    paths += [path.with_name(_UPLOAD.sub("", path.name)) for path in paths if _UPLOAD.match(path.name)]
+    return [path for path in dict.fromkeys(paths) if path.name]
+
+
+class FileIndex:
+    """Files on disk, found by a listed name in constant time."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._levels: list[tuple[Callable[[PurePosixPath], str], dict[str, list[Path]]]] = [
+            (_name, defaultdict(list)), (_folded, defaultdict(list)), (_stem, defaultdict(list)),
+        ]  # fmt: skip
+        self.size = 0
+        for path in paths:
+            self.size += 1
+            name = PurePosixPath(one_form(path.name))
+            for key_of, files in self._levels:
+                files[key_of(name)].append(path)
+
+    def find(self, file_name: object) -> list[Path]:
+        """Return the files that a listed name may mean: those whose folders agree best with it, mostly one or none.
+
+        The name counts as it is, then whatever its case, then whatever its ending.
+        """
+        plain = PurePosixPath(one_form(str(file_name)))
+        if plain.name in self._levels[0][1]:
+            return _closest(self._levels[0][1][plain.name], plain)
+        forms = file_forms(file_name)
+        for key_of, files in self._levels:
+            for form in forms:
+                some = files.get(key_of(form))
+                if some:
+                    return _closest(some, form)
+        return []
+
+
+def _name(path: PurePosixPath) -> str:
+    return path.name
+
+
+def _folded(path: PurePosixPath) -> str:
+    return path.name.casefold()
+
+
+def _stem(path: PurePosixPath) -> str:
+    return path.stem.casefold()
+
+
+def _closest(files: list[Path], form: PurePosixPath) -> list[Path]:
+    """Return those files that share most folder names with a path, counted from the file upwards."""
+    if len(files) == 1:
+        return files
+    shared = [_common_tail(path.parts, form.parts) for path in files]
+    return [path for path, count in zip(files, shared) if count == max(shared)]
+
+
+def _common_tail(first: Sequence[str], second: Sequence[str]) -> int:
+    """Count the path components that two paths share at their end, the file name left out."""
+    shared = 0
+    for one, other in zip(reversed(first[:-1]), reversed(second[:-1])):
+        if one_form(one).casefold() != other.casefold():
+            break
+        shared += 1
+    return shared

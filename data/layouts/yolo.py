@@ -1,0 +1,103 @@
+"""YOLO text files of boxes: one line per object, `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`, as fractions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+from data.layouts.class_names import BOX_FILES, ClassNames, find_names
+from data.layouts.tree import Found
+from data.layouts.units import Units
+
+_MAX_BYTES = 5_000_000
+_REMEDY = "write `class cx cy w h`, the box as fractions of the image"
+
+
+def looks_like_yolo(path: Path) -> str | None:
+    """Return what is wrong with the first line of a text file that is no box, None if there is none."""
+    try:
+        for number, _, box in _lines(path):
+            if box is None:
+                return f"{path}, line {number}: no YOLO box; {_REMEDY}"
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, list[float] | None]]:
+    """Yield number, class and cx cy w h of each line, None for a line that is no box. Raises DataError."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"{path}: larger than {_MAX_BYTES} bytes; a file of boxes belongs to one image")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error}); {_REMEDY}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.replace(",", " ").split()
+        if words:
+            yield number, *_parsed(words)
+
+
+def _parsed(words: list[str]) -> tuple[int, list[float] | None]:
+    """Return class and cx cy w h: of a box, of one with its confidence, or of the box around a polygon."""
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        return -1, None
+    if len(values) < 5 or not all(map(math.isfinite, values)) or values[0] != int(values[0]) or values[0] < 0:
+        return -1, None
+    if len(values) <= 6:
+        return int(values[0]), values[1:5]
+    if len(values) % 2 == 0:
+        return -1, None
+    xs, ys = values[1::2], values[2::2]
+    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+    return int(values[0]), [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+
+
+def yolo_document(found: Found) -> Found:
+    """Read the text files of a set into the form of a COCO file. Raises DataError if boxes are no fractions."""
+    ids = {path: number for number, path in enumerate(found.images)}
+    annotations: list[dict[str, Any]] = []
+    above: list[str] = []
+    used: set[int] = set()
+    for image, file in found.pairs:
+        for number, label, box in _lines(file):
+            where = f"{file.name} line {number}"
+            above += [where] if box is not None and max(box) > 1.5 else []
+            annotations.append({"id": where, "image_id": ids[image], "category_id": label, "bbox": box})
+            used |= {label} if box is not None else set()
+    if 2 * len(above) > len(annotations):
+        raise DataError(f"{found.annotation}/{above[0]}: the box is in pixels; {_REMEDY}")
+    own = _names(found)
+    names, notes = _by_number(own, used)
+    document = {
+        "images": [{"id": number, "file_name": str(path)} for path, number in ids.items()],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for number, name in names.items()],
+    }
+    units = Units("centres", fractions=True)
+    source = own.source if own else found.annotation
+    return replace(found, document=document, units=units, annotation=source, notes=(*found.notes, *notes))
+
+
+def _names(found: Found) -> ClassNames | None:
+    """Read the nearest file of class names, from the folder of the text files upwards."""
+    assert found.annotation is not None
+    return find_names([found.annotation, *list(found.annotation.parents)[:3]], BOX_FILES)
+
+
+def _by_number(own: ClassNames | None, used: set[int]) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Return number -> name for all numbers in use; a number without a name stands for itself."""
+    if own is None:
+        note = "no file names the classes (data.yaml, classes.txt): they are numbers"
+        return {number: str(number) for number in sorted(used)}, (note,)
+    values = own.coding.values or {index: index for index in range(len(own.names))}
+    names = {value: own.names[index] for value, index in values.items()}
+    missing = sorted(used - names.keys())
+    notes = [f"{own.source} names no class {', '.join(map(str, missing))}"] if missing else []
+    return {**names, **{n: str(n) for n in missing}}, tuple(notes)

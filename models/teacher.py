@@ -1,0 +1,69 @@
+"""A public network with ImageNet weights, asked for its feature maps, its pooled features and its 1000 logits."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from models.backbones.imagenet import read_weights
+
+STRIDES = (8, 16, 32)
+
+
+class TeacherOutputs(NamedTuple):
+    """Outputs of a teacher for images: maps (B, c, H/s, W/s) at strides 8, 16, 32, pooled (B, F), logits (B, C)."""
+
+    fine: Tensor
+    middle: Tensor
+    deep: Tensor
+    pooled: Tensor
+    logits: Tensor
+
+    @property
+    def maps(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three maps, finest first."""
+        return self.fine, self.middle, self.deep
+
+
+class PublicTeacher(nn.Module):
+    """A timm classifier in eval mode, without gradients; random weights until `load_imagenet`.
+
+    `channels` are those of the three maps, `features` and `classes` the sizes of pooled features and logits. Raises
+    ValueError for a network without maps at strides 8, 16 and 32.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            raise ValueError(f"timm knows no network {name!r}; `timm.list_models(pretrained=True)` names all")
+        cfg: Any = timm.get_pretrained_cfg(name)
+        body: Any = timm.create_model(name).eval().requires_grad_(False)
+        levels = {int(info["reduction"]): i for i, info in enumerate(body.feature_info)}  # the last one of each stride
+        if not set(STRIDES) <= set(levels) or not hasattr(body, "forward_intermediates"):
+            raise ValueError(f"{name} has no maps at strides 8, 16 and 32; choose a convolutional network")
+        self.name, self.url, self.body = name, str(cfg.url), body
+        self.levels = [levels[stride] for stride in STRIDES]
+        self.channels = tuple(int(body.feature_info[i]["num_chs"]) for i in self.levels)
+        self.features, self.classes = int(body.head_hidden_size), int(body.num_classes)
+        self.register_buffer("mean", torch.tensor(cfg.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(cfg.std).view(3, 1, 1), persistent=False)
+
+    def load_imagenet(self, file: str | None = None) -> str:
+        """Take over public weights from a file, or downloaded; returns where from. Raises ValueError."""
+        state, source = read_weights(file, self.url, self.body.state_dict(), self.name)
+        self.body.load_state_dict(state)
+        return source
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> TeacherOutputs:
+        """Images (B, 3, H, W) in 0..1, sides multiples of 32 -> what the network says about them."""
+        last, maps = self.body.forward_intermediates((images - self.mean) / self.std, indices=self.levels)
+        pooled = self.body.forward_head(last, pre_logits=True)
+        fine, middle, deep = maps
+        return TeacherOutputs(fine, middle, deep, pooled, self.body.get_classifier()(pooled))

@@ -1,0 +1,139 @@
+"""Classification sets of any depth and any names."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from data.catalog import load_set
+from data.classes import IMAGENETTE, NameIndex, name_index, normal_name
+from data.errors import DataError
+from data.types import TaskSet
+from tests.data.builders import det_set, draw_image, seg_set
+
+
+def draw(root: Path, places: Iterable[str]) -> None:
+    for place in places:
+        draw_image(root / place)
+
+
+def counts(found: TaskSet) -> dict[str, int]:
+    """Class -> number of images."""
+    names = (*found.classes, *found.unknown)
+    return dict(Counter(names[record.label] for record in found.records if record.label is not None))
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (("dog/batch1/0", "dog/batch2/0", "cat/batch1/0"), {"dog": 2, "cat": 1}),
+        (("dog/0", "dog/more/0", "dog/more/deep/1", "cat/0"), {"dog": 3, "cat": 1}),
+        (("a/airfield/0", "a/airport/0", "b/bank/0"), {"airfield": 1, "airport": 1, "bank": 1}),
+        (("A/0", "a/0", "B/0"), {"A": 1, "a": 1, "B": 1}),
+        (("C++/0", "C#/0", "C/0", "c/0"), {"C++": 1, "C#": 1, "C": 1, "c": 1}),
+        (("-1/0", "0/0", "1/0"), {"-1": 1, "0": 1, "1": 1}),
+        (("dog/images/0", "cat/images/0"), {"dog": 1, "cat": 1}),
+        (("car/0", "train/0", "bus/0"), {"car": 1, "train": 1, "bus": 1}),
+        (("photo/0", "label/0", "drawing/0"), {"photo": 1, "label": 1, "drawing": 1}),
+        (("runs/0", "walks/0"), {"runs": 1, "walks": 1}),
+        (("mask/0", "without_mask/0"), {"mask": 1, "without_mask": 1}),
+        (("犬/0", "猫/0"), {"犬": 1, "猫": 1}),
+    ],
+)
+@pytest.mark.parametrize("around", ["val", "face-mask-detection/Validation", "x/x/val"])
+def test_class_folders(tmp_path: Path, places: tuple[str, ...], expected: dict[str, int], around: str) -> None:
+    draw(tmp_path / around, (f"{place}.jpg" for place in places))
+    assert counts(load_set(tmp_path, "cls", "val")) == expected
+
+
+def test_folders_of_images_and_masks_are_no_classes(tmp_path: Path) -> None:
+    seg_set(tmp_path / "a", "val/pictures", "val/masks", "x")
+    seg_set(tmp_path / "b", "val/first", "val/label", "x")
+    det_set(tmp_path / "c", "val/first", "val/annotations/boxes.json", "x")
+    with pytest.raises(DataError, match="no val split of a classification set"):
+        load_set(tmp_path, "cls", "val")
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    draw(tmp_path / "val", ("dog/0.jpg", "cat/0.jpg", "dog/more/1.jpg", "loose.jpg", "train/0.jpg", "val/0.jpg"))
+    found = load_set(tmp_path, "cls", "val")
+    assert counts(found) == {"dog": 2, "cat": 1}
+    text = "\n".join(found.notes)
+    assert "1 images beside the class folders (left out): loose.jpg" in text
+    assert "folders with images that are no classes (left out): train/, val/" in text
+    assert "1 folders inside class folders: their images are of those (dog/more)" in text
+
+
+def test_two_sets_below_a_root(tmp_path: Path) -> None:
+    draw(tmp_path, (f"{s}/{c}/{k}.jpg" for s in ("flowers", "pets") for c in ("big", "red") for k in range(2)))
+    found = load_set(tmp_path, "cls")
+    assert counts(found) == {"big": 2, "red": 2}
+    assert any("another set, not used (one folder per class in pets/)" in note for note in found.notes)
+
+
+def test_known_names_decide_the_level(tmp_path: Path) -> None:
+    draw(tmp_path / "val", ("one/oak/0.jpg", "two/ash/1.jpg", "two/elm/1.jpg"))
+    assert counts(load_set(tmp_path, "cls", "val", ("oak", "ash"))) == {"oak": 1, "ash": 1, "elm": 1}
+
+
+@pytest.mark.parametrize(
+    ("place", "imagenette"),
+    [
+        ("cls/val/{}/0.jpg", False),
+        ("imagenette2/val/{}/0.jpg", True),
+        ("cls/val/{}/ILSVRC2012_val_00000{}.jpg", True),
+        ("cls/val/{}/0.JPEG", True),
+    ],
+)
+def test_numbers_are_positions_only_if_the_set_says_so(tmp_path: Path, place: str, imagenette: bool) -> None:
+    draw(tmp_path, (place.format(k, k) for k in range(10)))
+    readable = tuple(IMAGENETTE.values())
+    found = load_set(tmp_path, "cls", "val", readable)
+    if imagenette:
+        assert [record.label for record in sorted(found.records, key=lambda r: r.image.parts[-2])] == list(range(10))
+        assert "numbers are positions among Imagenette's classes, because" in found.layout
+    else:
+        assert found.unknown == tuple("0123456789")
+        assert load_set(tmp_path, "cls", "val").classes == tuple("0123456789")
+
+
+def test_names_of_two_sets_match_in_any_unicode_form_and_capitals(tmp_path: Path) -> None:
+    draw(tmp_path / "val", (unicodedata.normalize("NFD", f"{name}/0.jpg") for name in ("Äpfel", "Öl")))
+    found = load_set(tmp_path, "cls", "val", ("öl", "äpfel"))
+    assert counts(found) == {"äpfel": 1, "öl": 1}
+    assert load_set(tmp_path, "cls", "val").classes == ("Äpfel", "Öl")
+
+
+def test_name_index() -> None:
+    assert NameIndex(("A", "a"))("a") == 1
+    assert name_index("b", ("B", "b ")) is None  # as like to the one as to the other
+    assert normal_name("-1") != normal_name("1")
+    assert name_index("1 0", ("10",)) is None
+
+
+def test_files_of_other_systems_are_no_images(tmp_path: Path) -> None:
+    draw(tmp_path / "set" / "val", ("dog/0.jpg", "cat/0.jpg"))
+    for junk in ("set/val/dog/._0.jpg", "set/val/dog/Thumbs.db", "__MACOSX/set/val/dog/._0.jpg", "set/val/.DS_Store"):
+        (tmp_path / junk).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / junk).write_bytes(b"junk")
+    found = load_set(tmp_path, "cls")
+    assert counts(found) == {"dog": 1, "cat": 1}
+    assert found.notes == ()
+
+
+def test_time_is_linear_in_classes(tmp_path: Path) -> None:
+    for name in range(3_000):
+        folder = tmp_path / "val" / f"c{name}"
+        folder.mkdir(parents=True)
+        (folder / "0.jpg").touch()
+    began = time.process_time()
+    found = load_set(tmp_path, "cls", "val")
+    again = load_set(tmp_path, "cls", "val", found.classes)
+    assert [record.label for record in again.records] == [record.label for record in found.records]
+    assert len(again.records) == 3_000
+    assert time.process_time() - began < 9  # 20,000 within a minute
