@@ -34,11 +34,11 @@ from engine.training.ahead import ahead, halve_threads
 from engine.training.batches import stable_seed
 from engine.training.rates import flat_then_cosine
 from engine.training.stage import check_losses, check_norm
-from engine.training.teachers import Teach, ask_teacher, public_teacher, teacher_side
+from engine.training.teachers import Teach, public_teacher, query_teacher, teacher_side
 from models.backbones import BACKBONES, image_statistics
 from models.matching import FeatureMatching
 from models.onehead import count_parameters
-from models.teacher import Taught
+from models.teacher import TeacherOutputs
 
 ROWS, LONGEST = 100, 200
 """Rows of figures in a whole run, at least; most steps between two of them, after which a run may stop and go on."""
@@ -121,7 +121,7 @@ class Pretraining:
         size = f"{count_parameters(self.backbone) / 1e6:.2f} M parameters"
         print(f"{size}, {self.device}; teacher: {self.source}", flush=True)
         with halve_threads(self.device):
-            teach = ask_teacher(self.teacher, self.config.pretrain.runtime, self.accelerator)
+            teach = query_teacher(self.teacher, self.config.pretrain.runtime, self.accelerator)
             if not self.train(teach):
                 minutes = self.config.pretrain.minutes
                 print(f"stage pretrain: {self.step} of {self.steps} steps after {minutes} minutes; --resume goes on")
@@ -158,7 +158,7 @@ class Pretraining:
         bar.close()
         return True
 
-    def batches(self, teach: Teach, first: int) -> Iterator[tuple[Tensor, Taught]]:
+    def batches(self, teach: Teach, first: int) -> Iterator[tuple[Tensor, TeacherOutputs]]:
         """Views (B, 3, S, S) of each step from `first` on, and what the teacher says about them."""
         for step in range(first, self.steps):
             views = self.views(step, self.side(step))
@@ -175,7 +175,7 @@ class Pretraining:
         settings = self.config.pretrain
         return random_views(self.images, settings.batch, side, settings.view, generator)
 
-    def learn(self, views: Tensor, taught: Taught) -> dict[str, Tensor]:
+    def learn(self, views: Tensor, taught: TeacherOutputs) -> dict[str, Tensor]:
         """One optimiser step; returns its loss terms and the gradient's norm, still on the device."""
         factor = flat_then_cosine(self.step, self.steps, WARMUP)
         for group in self.optimizer.param_groups:

@@ -217,7 +217,7 @@ class QueryHead(nn.Module):
             queries: object queries to use instead of the head's own selection (a student on its teacher's selection).
             groups: additional runs of N object queries for one-to-many matching, in training.
             denoise: noised boxes (B, R * N, 4) as R further runs, in training. Nothing deployed sees either.
-            slots: class queries (B, K') in place of all: with hundreds of classes, those an image is annotated for.
+            slots: class queries (B, K') in location of all: with hundreds of classes, those an image is annotated for.
 
         Returns a dict: pred_logits (B, N, C_det), of each class by itself, pred_conf (B, N), the surest of them,
         pred_boxes (B, N, 4), pred_masks (B, K, H/8, W/8), pred_class (B, C_cls) of the last layer; "aux_outputs": the

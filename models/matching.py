@@ -14,7 +14,7 @@ from einops import reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.teacher import Taught
+from models.teacher import TeacherOutputs
 
 EPS = 1e-5
 """Keeps channels in which a teacher's map does not vary from being divided by 0."""
@@ -46,7 +46,7 @@ class FeatureMatching(nn.Module):
         self.logits = nn.Linear(sum(student), classes)
         self.pooled_weight, self.logit_weight = pooled_weight, logit_weight
 
-    def forward(self, maps: Sequence[Tensor], taught: Taught) -> dict[str, Tensor]:
+    def forward(self, maps: Sequence[Tensor], taught: TeacherOutputs) -> dict[str, Tensor]:
         """Loss terms of the student's maps (B, C, H/8, W/8), /16, /32; the teacher's may have other sides.
 
         "map8", "map16", "map32", "map8_semantic": share of the variance of the teacher's channels that is missed;

@@ -13,8 +13,8 @@ from models.backbones.imagenet import read_weights
 STRIDES = (8, 16, 32)
 
 
-class Taught(NamedTuple):
-    """What a teacher says about images: maps (B, c, H/s, W/s) at strides 8, 16, 32, pooled (B, F), logits (B, C)."""
+class TeacherOutputs(NamedTuple):
+    """Outputs of a teacher for images: maps (B, c, H/s, W/s) at strides 8, 16, 32, pooled (B, F), logits (B, C)."""
 
     fine: Tensor
     middle: Tensor
@@ -61,9 +61,9 @@ class PublicTeacher(nn.Module):
         return source
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Taught:
+    def forward(self, images: Tensor) -> TeacherOutputs:
         """Images (B, 3, H, W) in 0..1, sides multiples of 32 -> what the network says about them."""
         last, maps = self.body.forward_intermediates((images - self.mean) / self.std, indices=self.levels)
         pooled = self.body.forward_head(last, pre_logits=True)
         fine, middle, deep = maps
-        return Taught(fine, middle, deep, pooled, self.body.get_classifier()(pooled))
+        return TeacherOutputs(fine, middle, deep, pooled, self.body.get_classifier()(pooled))

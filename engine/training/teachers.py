@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.storage.errors import UserError
-from models.teacher import PublicTeacher, Taught
+from models.teacher import PublicTeacher, TeacherOutputs
 
 Runtime = Literal["torch", "openvino"]
-Teach = Callable[[Tensor, int], Taught]
+Teach = Callable[[Tensor, int], TeacherOutputs]
 """Views (B, 3, S, S) in 0..1 and the side at which the teacher looks at them -> what it says."""
 
 LARGEST = 256
@@ -38,14 +38,14 @@ def teacher_side(side: int) -> int:
     return max(side, min(LARGEST, 3 * side // 2 // 32 * 32))
 
 
-def ask_teacher(teacher: PublicTeacher, runtime: Runtime, accelerator: Accelerator) -> Teach:
+def query_teacher(teacher: PublicTeacher, runtime: Runtime, accelerator: Accelerator) -> Teach:
     """A function that asks the teacher. Raises UserError where OpenVINO is asked for and not installed."""
     if runtime == "openvino":
         return OpenVINOTeacher(teacher)
 
-    def teach(views: Tensor, side: int) -> Taught:
+    def teach(views: Tensor, side: int) -> TeacherOutputs:
         with torch.no_grad(), accelerator.autocast():
-            found: Taught = teacher(enlarged(views, side).contiguous(memory_format=torch.channels_last))
+            found: TeacherOutputs = teacher(enlarged(views, side).contiguous(memory_format=torch.channels_last))
         return found
 
     return teach
@@ -67,7 +67,7 @@ class OpenVINOTeacher:
         self.openvino: Any = openvino
         self.teacher, self.compiled = teacher.cpu(), dict[tuple[int, ...], Any]()
 
-    def __call__(self, views: Tensor, side: int) -> Taught:
+    def __call__(self, views: Tensor, side: int) -> TeacherOutputs:
         """What the teacher says about views."""
         images = enlarged(views, side).contiguous()
         shape = tuple(images.shape)
@@ -76,4 +76,4 @@ class OpenVINOTeacher:
             threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
             self.compiled[shape] = self.openvino.compile_model(graph, "CPU", threads)
         found = self.compiled[shape](images.numpy())
-        return Taught(*(torch.from_numpy(found[i].copy()) for i in range(len(Taught._fields))))
+        return TeacherOutputs(*(torch.from_numpy(found[i].copy()) for i in range(len(TeacherOutputs._fields))))

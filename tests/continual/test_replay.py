@@ -75,8 +75,8 @@ def test_replaying_nothing_or_too_much_a_step_is_refused(per_step: int) -> None:
 
 def test_at_most_ten_images_of_each_task_are_kept() -> None:
     replay = filled(MOST, tasks=("seg", "det", "cls"))
-    exemplar = [k.task for k in replay.buffer]
-    assert {task: exemplar.count(task) for task in ("seg", "det", "cls")} == {"seg": 10, "det": 10, "cls": 10}
+    kept = [k.task for k in replay.buffer]
+    assert {task: kept.count(task) for task in ("seg", "det", "cls")} == {"seg": 10, "det": 10, "cls": 10}
     assert {k.image.dtype for k in replay.buffer} == {torch.uint8}
 
 
@@ -148,8 +148,8 @@ def test_images_are_replayed_mirrored_half_of_the_time() -> None:
     ramp = (torch.arange(SIZE) / 255).expand(3, SIZE, SIZE)
     box = torch.tensor([[0.25, 0.5, 0.1, 0.2]])
     replay = Replay(1, 1, 1.0, False, False)
-    exemplar = object_targets([box], [torch.tensor([0])], SIZE)
-    replay.after_stage(Stage(("det",), (), None, lambda: [(ramp, exemplar)]))
+    kept = object_targets([box], [torch.tensor([0])], SIZE)
+    replay.after_stage(Stage(("det",), (), None, lambda: [(ramp, kept)]))
     replay.before_stage(stage(("cls",), ("det",)))
     turned = 0
     for _ in range(60):
@@ -159,7 +159,7 @@ def test_images_are_replayed_mirrored_half_of_the_time() -> None:
         turned += flipped
         assert step.targets.boxes[3][0, 0].item() == (0.75 if flipped else 0.25)
     assert 15 < turned < 45
-    assert torch.equal(replay.buffer[0].targets.boxes[0], box)  # the exemplar one is not touched
+    assert torch.equal(replay.buffer[0].targets.boxes[0], box)  # the kept one is not touched
 
 
 # --- what is chosen ---
@@ -225,8 +225,8 @@ def test_replayed_images_go_to_the_terms_of_their_own_task() -> None:
     model, criterion = tiny(), Criterion(LossConfig())
     for old, terms in (("seg", {"seg_ce", "seg_dice"}), ("det", {"conf", "l1", "giou"})):
         replay = Replay(2, 2, 1.0, False, False)
-        exemplar = [(image, random_targets([old], seed=i)) for i, image in enumerate(images(2))]
-        replay.after_stage(Stage((old,), (), None, lambda exemplar=exemplar: exemplar))
+        kept = [(image, random_targets([old], seed=i)) for i, image in enumerate(images(2))]
+        replay.after_stage(Stage((old,), (), None, lambda kept=kept: kept))
         replay.before_stage(stage(("cls",), (old,)))
         step = Step(images(2, seed=1), random_targets(["cls", "cls"]))
         replay.before_step(step)
@@ -240,9 +240,9 @@ def test_stored_outputs_hold_the_network_to_what_it_said(task: str) -> None:
     torch.manual_seed(0)
     model = tiny()
     replay = Replay(3, 3, 2.0, False, False)
-    exemplar = [(image, random_targets([task], seed=i)) for i, image in enumerate(images(3))]
-    exemplar = [((image * 255).round() / 255, targets) for image, targets in exemplar]  # as a buffer keeps it
-    replay.after_stage(Stage((task,), (), None, lambda: exemplar, model))
+    kept = [(image, random_targets([task], seed=i)) for i, image in enumerate(images(3))]
+    kept = [((image * 255).round() / 255, targets) for image, targets in kept]  # as a buffer keeps it
+    replay.after_stage(Stage((task,), (), None, lambda: kept, model))
     other = "cls" if task != "cls" else "seg"
     replay.before_stage(Stage((other,), (task,), None, lambda: []))
 
@@ -270,8 +270,8 @@ def test_varied_images_differ_each_time_and_ask_for_no_stored_output() -> None:
     torch.manual_seed(0)
     model = tiny()
     replay = Replay(1, 1, 2.0, False, True)
-    exemplar = [(images(1)[0], random_targets(["seg"]))]
-    replay.after_stage(Stage(("seg",), (), None, lambda: exemplar, model))
+    kept = [(images(1)[0], random_targets(["seg"]))]
+    replay.after_stage(Stage(("seg",), (), None, lambda: kept, model))
     replay.before_stage(Stage(("cls",), ("seg",), None, lambda: [], vary=partial(varied, augment=Augment())))
     assert replay.buffer[0].outputs == []
     shown = []
@@ -291,12 +291,12 @@ def test_state_survives_a_checkpoint(tmp_path: Path) -> None:
     restored = Replay(4, 2, 1.0, False, False)
     restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert len(restored.buffer) == 8
-    for exemplar, expected in zip(restored.buffer, replay.buffer):
-        assert isinstance(exemplar, Exemplar)
-        assert torch.equal(exemplar.image, expected.image)
-        assert isinstance(exemplar.targets, Targets)
+    for kept, expected in zip(restored.buffer, replay.buffer):
+        assert isinstance(kept, Exemplar)
+        assert torch.equal(kept.image, expected.image)
+        assert isinstance(kept.targets, Targets)
         for name, value in vars(expected.targets).items():
-            found = getattr(exemplar.targets, name)
+            found = getattr(kept.targets, name)
             assert all(torch.equal(a, b) for a, b in zip(found, value)), name
     steps = []
     for remedy in (replay, restored):

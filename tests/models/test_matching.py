@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.matching import FeatureMatching, pooled_maps, standardised
-from models.teacher import PublicTeacher, Taught
+from models.teacher import PublicTeacher, TeacherOutputs
 
 STUDENT, TEACHER = (4, 6, 8), (3, 5, 7)
 
@@ -16,11 +16,11 @@ def maps(channels: tuple[int, ...], side: int, seed: int) -> list[torch.Tensor]:
     return [torch.randn(4, c, side // s, side // s, generator=generator) for c, s in zip(channels, (8, 16, 32))]
 
 
-def taught(side: int = 64) -> Taught:
+def taught(side: int = 64) -> TeacherOutputs:
     generator = torch.Generator().manual_seed(9)
     fine, middle, deep = maps(TEACHER, side, 1)
     pooled, logits = torch.randn(4, 10, generator=generator), torch.randn(4, 20, generator=generator)
-    return Taught(fine, middle, deep, pooled, logits)
+    return TeacherOutputs(fine, middle, deep, pooled, logits)
 
 
 def test_an_untold_map_misses_all_of_the_variance() -> None:
