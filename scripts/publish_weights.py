@@ -11,11 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from engine.storage.checkpoint import build_model, load, model_content, save
 from engine.storage.errors import run_cli
 
 PUBLISHED = ("stage", "config", "seconds", "training_images", "provenance")
+
+
+def half(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in half precision; counts stay."""
+    return {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,12 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("target", type=Path)
     args = parser.parse_args(argv)
     content = load(args.checkpoint)
-    model = model_content(build_model(content, str(args.checkpoint)))
-    model["model"] = {k: v.half() if v.is_floating_point() else v for k, v in model["model"].items()}
-    if not all(torch.isfinite(v).all() for v in model["model"].values()):
+    if content.get("stage") == "pretrain":
+        whole = {name: content[name] for name in ("architecture", "model", "readout", "teacher")}
+    else:
+        whole = model_content(build_model(content, str(args.checkpoint)))
+    halved = {name: half(value) if name in ("model", "readout") else value for name, value in whole.items()}
+    if not all(torch.isfinite(v).all() for name in halved.keys() & {"model", "readout"} for v in halved[name].values()):
         raise ValueError(f"{args.checkpoint}: a weight is too large for fp16")
     content["config"] = {k: v for k, v in content["config"].items() if k not in ("data", "pretrain", "runs")}
-    save(args.target, {**model, **{k: content[k] for k in PUBLISHED if k in content}})
+    save(args.target, {**halved, **{k: content[k] for k in PUBLISHED if k in content}})
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -17,6 +17,7 @@ from engine.storage.errors import UserError
 from engine.train import main
 from engine.training.teachers import teacher_side
 from models.teacher import PublicTeacher
+from scripts.publish_weights import main as publish
 
 TEACHER = "mobilenetv3_small_050"
 
@@ -205,3 +206,15 @@ def test_the_default_start_is_stage_0(
 ) -> None:
     assert main([*tiny, "--stage", "seg", *options]) == 0
     assert says in capsys.readouterr().out
+
+
+def test_a_published_stage_0_is_half_as_large_and_says_nothing_of_where_it_was_made(
+    finished: Path, tmp_path: Path
+) -> None:
+    assert publish([str(finished / "pretrain.pt"), str(tmp_path / "small.pt")]) == 0
+    content = load(tmp_path / "small.pt")
+    assert all(v.dtype in (torch.float16, torch.int64) for v in content["model"].values())
+    assert not {"data", "pretrain", "runs", "rows"} & {*content, *content["config"]}
+    whole, small = (load_pretrained(p, "fast_scnn") for p in (finished / "pretrain.pt", tmp_path / "small.pt"))
+    for one, other in zip(whole.state_dict().values(), small.state_dict().values()):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
