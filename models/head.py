@@ -109,12 +109,6 @@ class QueryHead(nn.Module):
         return F.linear(tokens, self.projection.weight[rows], self.projection.bias[rows]).split(sizes, dim=-1)
 
     @torch.no_grad()
-    def copy_rows(self, source: str, to: str) -> None:
-        """Let one block of the projection start as a copy of another of the same size."""
-        for values in (self.projection.weight, self.projection.bias):
-            values[self.block(to)] = values[self.block(source)]
-
-    @torch.no_grad()
     def adopt_rows(self, other: QueryHead, same: Collection[str]) -> list[str]:
         """Take over another head's projection and class queries, but for tasks whose classes are not the `same`.
 
@@ -150,14 +144,13 @@ class QueryHead(nn.Module):
         logits = conf + classes
         return {"pred_conf": logits.amax(-1), "pred_logits": logits}
 
-    def read_masks(self, tokens_BKD: Tensor, token_BD: Tensor, pix_BDHW: Tensor, slots: Tensor | None) -> Tensor:
+    def read_masks(self, tokens_BKD: Tensor, token_BD: Tensor, pix_BDHW: Tensor) -> Tensor:
         """Segmentation logits (B, K, H, W): mask embeddings times pixel features, plus what the class token expects.
 
         The second term is one number a class: a linear readout of pixels gains much from the means of the maps.
         """
         (embedding,) = self.project(tokens_BKD, "mask")
         (present,) = self.project(token_BD, "present")
-        present = present if slots is None else present.gather(1, slots)
         pixels = rearrange(pix_BDHW, "b d h w -> b d (h w)")
         masks = rearrange(embedding * embedding.shape[-1] ** -0.5 @ pixels, "b k (h w) -> b k h w", h=pix_BDHW.shape[2])
         return masks + rearrange(present, "b k -> b k 1 1")
@@ -208,7 +201,6 @@ class QueryHead(nn.Module):
         queries: Queries | None = None,
         groups: int = 0,
         denoise: Tensor | None = None,
-        slots: Tensor | None = None,
     ) -> Outputs:
         """All three outputs from pyramid maps (B, D, H_i, W_i) at strides 8, 16, 32.
 
@@ -217,7 +209,6 @@ class QueryHead(nn.Module):
             queries: object queries to use instead of the head's own selection (a student on its teacher's selection).
             groups: additional runs of N object queries for one-to-many matching, in training.
             denoise: noised boxes (B, R * N, 4) as R further runs, in training. Nothing deployed sees either.
-            slots: class queries (B, K') in location of all: with hundreds of classes, those an image is annotated for.
 
         Returns a dict: pred_logits (B, N, C_det), of each class by itself, pred_conf (B, N), the surest of them,
         pred_boxes (B, N, 4), pred_masks (B, K, H/8, W/8), pred_class (B, C_cls) of the last layer; "aux_outputs": the
@@ -230,11 +221,11 @@ class QueryHead(nn.Module):
         rank = peaks_first(dense["pred_conf"], maps)
         queries = queries or self.select(dense, rank)
         pooled = memory.tokens_BMD.mean(1)
-        class_tokens = self.class_tokens(maps[0], slots)
-        masks = self.read_masks(class_tokens, pooled, maps[0], slots)
+        class_tokens = self.class_tokens(maps[0])
+        masks = self.read_masks(class_tokens, pooled, maps[0])
         start = {"pred_masks": masks, "pred_class": self.read_class(pooled)}
         tokens = self.tokens(pooled, queries, class_tokens, memory)
-        outputs = [self.read(x, found, maps[0], slots) for x, found in self.decode(tokens, 1, queries, memory)]
+        outputs = [self.read(x, found, maps[0]) for x, found in self.decode(tokens, 1, queries, memory)]
         aux = [start, *outputs[:-1]]
         result = {**outputs[-1], "aux_outputs": aux, "dense": dense, "queries": queries, "maps": maps}
         extra = self.extra_queries(dense, rank, [(m.shape[-2], m.shape[-1]) for m in maps], groups, denoise)
@@ -250,14 +241,13 @@ class QueryHead(nn.Module):
         index = peaks_first(conf, maps).topk(self.num_queries, dim=1).indices
         (delta,) = self.project(pick(memory.locations_BPD, index), "box")
         queries = Queries(index, refine(delta.float(), memory.boxes_P4[index]))
-        tokens = self.tokens(memory.tokens_BMD.mean(1), queries, self.class_tokens(maps[0], None), memory)
+        tokens = self.tokens(memory.tokens_BMD.mean(1), queries, self.class_tokens(maps[0]), memory)
         *_, (x, found) = self.decode(tokens, 1, queries, memory)
-        return self.read(x, found, maps[0], None)
+        return self.read(x, found, maps[0])
 
-    def class_tokens(self, like: Tensor, slots: Tensor | None) -> Tensor:
+    def class_tokens(self, like: Tensor) -> Tensor:
         """The class queries (B, K, D) of every image of the batch, in the type of `like`."""
-        all_KD = self.class_queries.to(like.dtype)
-        return repeat(all_KD, "k d -> b k d", b=like.shape[0]) if slots is None else all_KD[slots]
+        return repeat(self.class_queries.to(like.dtype), "k d -> b k d", b=like.shape[0])
 
     def tokens(self, pooled_BD: Tensor, queries: Queries, class_BKD: Tensor, memory: Memory) -> Tensor:
         """All tokens (B, 1 + N + K, D) before any layer; an object query starts as its location."""
@@ -281,9 +271,9 @@ class QueryHead(nn.Module):
             yield x_BTD, found
             boxes = found["pred_boxes"].detach()
 
-    def read(self, x_BTD: Tensor, found: Outputs, pix_BDHW: Tensor, slots: Tensor | None) -> Outputs:
+    def read(self, x_BTD: Tensor, found: Outputs, pix_BDHW: Tensor) -> Outputs:
         """Add the outputs of the class token and the class queries to those of the object queries."""
-        masks = self.read_masks(x_BTD[:, 1 + found["pred_boxes"].shape[1] :], x_BTD[:, 0], pix_BDHW, slots)
+        masks = self.read_masks(x_BTD[:, 1 + found["pred_boxes"].shape[1] :], x_BTD[:, 0], pix_BDHW)
         return {**found, "pred_class": self.read_class(x_BTD[:, 0]), "pred_masks": masks}
 
 

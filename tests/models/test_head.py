@@ -215,43 +215,7 @@ def test_what_the_class_token_expects_moves_a_class_everywhere_alike() -> None:
     assert (other[0] - other[1]).abs().min() > 1e-4  # ... that depends on the image
 
 
-# --- stage 0: some of many classes, and rows taken over ---
-
-
-@torch.no_grad()
-def test_asking_all_classes_in_order_is_the_default(model: OneHead) -> None:
-    maps = model.features(images(2))
-    every = torch.arange(len(CLASSES["seg"])).expand(2, -1)
-    asked, default = model.head(maps, slots=every), model.head(maps)
-    assert torch.equal(asked["pred_masks"], default["pred_masks"])
-    assert torch.equal(asked["pred_boxes"], default["pred_boxes"])
-
-
-def test_each_image_can_be_asked_for_classes_of_its_own() -> None:
-    model = tiny()
-    slots = torch.tensor([[0, 3], [4, 0]])
-    outputs = model.head(model.features(images(2)), slots=slots)
-    assert outputs["pred_masks"].shape[:2] == (2, 2)
-    start = outputs["aux_outputs"][0]["pred_masks"]  # before any layer a class query is on its own
-    whole = model.head(model.features(images(2)))["aux_outputs"][0]["pred_masks"]
-    for image in range(2):
-        assert torch.allclose(start[image], whole[image, slots[image]], atol=1e-5)
-    outputs["pred_masks"][0].sum().backward()
-    gradient = model.head.class_queries.grad
-    assert gradient is not None
-    assert gradient.abs().sum(1).gt(0).tolist() == [True, False, False, True, False]
-
-
-def test_copied_rows_read_the_same() -> None:
-    torch.manual_seed(0)
-    head = OneHead(ModelConfig(dim=32, heads=2, hidden=64, queries=12), {**CLASSES, "cls": CLASSES["det"]}, SIZE).head
-    before = head.projection.weight.clone()
-    head.copy_rows("det", "cls")
-    tokens = torch.randn(5, 32)
-    (det,), (cls,) = head.project(tokens, "det"), head.project(tokens, "cls")
-    assert torch.equal(det, cls)
-    changed = (head.projection.weight != before).any(1).nonzero()[:, 0].tolist()
-    assert changed == list(range(*head.block("cls").indices(len(before))))
+# --- rows taken over ---
 
 
 def test_a_head_takes_over_what_does_not_depend_on_classes() -> None:
