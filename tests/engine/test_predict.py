@@ -20,7 +20,8 @@ from engine.evaluation.draw import LEGEND, colour_of, draw, tinted
 from engine.evaluation.metrics import predicted_mask
 from engine.evaluation.pictures import opened
 from engine.evaluation.prediction import Box, Prediction, predict
-from engine.predict import main, sources
+from engine.export import export
+from engine.predict import load_model, main, sources
 from engine.storage.checkpoint import model_content, save
 from engine.storage.errors import UserError, run_cli
 from models.boxes import to_xyxy
@@ -259,6 +260,16 @@ def test_a_path_an_image_and_an_array_say_the_same(model: OneHead, tmp_path: Pat
         result = predict(model, picture)
         assert result.to_json() == expected.to_json()
         assert np.array_equal(draw(picture, result), draw(image, expected))
+
+
+def test_an_onnx_file_finds_what_its_checkpoint_finds(model: OneHead, weights: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    export(load_model(weights), tmp_path / "W.ONNX")  # the ending is known in capitals too
+    expected, result = predict(model, photo(), 0.0), predict(load_model(tmp_path / "W.ONNX"), photo(), 0.0)
+    assert result.label == expected.label
+    assert result.probability == pytest.approx(expected.probability, abs=1e-3)
+    assert [b.score for b in result.boxes] == pytest.approx([b.score for b in expected.boxes], abs=1e-3)
+    assert (result.mask == expected.mask).mean() > 0.99
 
 
 def test_more_than_255_classes_are_told_apart_and_drawn(model: OneHead) -> None:
