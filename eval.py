@@ -19,10 +19,11 @@ from data.types import Task, TaskSet
 from engine.evaluation.evaluate import Evaluator, Model
 from engine.evaluation.leakage import trained_on
 from engine.evaluation.metrics import SCORE_NAMES, ClassificationTally, SegmentationTally, Tally
-from engine.export import OnnxModel
+from engine.export import OnnxModel, is_onnx
 from engine.storage.checkpoint import load, load_model, provenance
 from engine.storage.device import cpu_name, pick_device
 from engine.storage.errors import UserError, run_cli
+from engine.storage.files import own_json
 
 NAMES: dict[Task, str] = {"det": "detection", "seg": "segmentation", "cls": "classification"}
 COUNTS = ("boxes", "images")
@@ -75,10 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks, required = parse_tasks(args.tasks)
     if not Path(args.data_root).is_dir():
         raise UserError(f"--data_root {args.data_root}: no such folder; run `python -m data.download --root data`")
+    if args.json is not None and not own_json(Path(args.json), "per_class"):
+        raise UserError(f"--json {args.json}: a file is there that is no earlier result; name another")
     device = _device(args.device)
     model: Model
     content: dict[str, Any] = {}
-    if args.weights.endswith(".onnx"):
+    if is_onnx(args.weights):
         model, device = OnnxModel(args.weights), torch.device("cpu")
     else:
         model, content = load_model(args.weights, device), load(args.weights)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from data.composing import mosaic, paste
 from data.images import read_image, read_mask
+from data.pixels import to_tensor
 from data.transforms import Augment, Picture, eval_transform, make_boxes, resize, train_transform
 from data.types import MAX_BOXES, Record, Sample, TaskSet
 
@@ -93,7 +94,7 @@ class TaskDataset(Dataset[Sample]):
     def _load(self, index: int) -> Picture:
         """Decode one image and its annotation, shrunk to what is kept."""
         record = self.task_set.records[index]
-        image = tv_tensors.Image(F.pil_to_tensor(read_image(record.image)))
+        image = tv_tensors.Image(to_tensor(read_image(record.image)))
         size = (int(image.shape[-2]), int(image.shape[-1]))
         picture = Picture(image, index, label=record.label)
         if self.task_set.task == "det":

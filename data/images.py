@@ -16,6 +16,7 @@ from PIL import Image
 
 from data.classes import voc_palette
 from data.errors import DataError
+from data.pixels import to_rgb
 from data.types import VOID, MaskCoding
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
@@ -91,20 +92,13 @@ def image_orientation(path: Path) -> int:
 def read_image(path: Path, file: BinaryIO | None = None) -> Image.Image:
     """Decode any image to 8-bit RGB as stored: an EXIF rotation is never applied, as in COCO's annotations.
 
-    Greyscale, palette and CMYK are converted; 16 bits keep their upper 8; alpha is dropped; of an animation
-    the first frame counts. `file` is the content where `path` only names it, inside an archive.
+    Greyscale, palette, CMYK and floats are converted; 16 bits keep their upper 8; alpha is dropped; of
+    an animation the first frame counts. `file` is the content where `path` only names it, inside an archive.
     Raises DataError if the file is missing, truncated, no image, or above 64 megapixels.
     """
     with _opened(path, file) as image:
         image.load()
-        if image.mode == "I" or image.mode.startswith("I;16"):
-            # PIL would clip everything above 255 to white.
-            upper = np.asarray(image) >> 8
-            return Image.fromarray(upper.clip(0, 255).astype(np.uint8)).convert("RGB")
-        if image.mode == "P":
-            # By way of RGBA, because a palette may carry transparency that RGB alone cannot hold.
-            return image.convert("RGBA").convert("RGB")
-        return image.convert("RGB")
+        return to_rgb(image)
 
 
 def read_mask(

@@ -31,6 +31,11 @@ OPSET = 18
 NEEDED = "pip install onnx onnxscript onnxruntime"
 
 
+def is_onnx(path: str | Path) -> bool:
+    """Whether a file's name says that it is an ONNX model."""
+    return Path(path).suffix.lower() == ".onnx"
+
+
 class OnnxModel(nn.Module):
     """An exported model with the face of `OneHead`, run by ONNX Runtime on the CPU."""
 

@@ -33,7 +33,7 @@ def rooms_imported(path: Path) -> set[str]:
 
 
 ORDER = (
-    ("models", "data.classes", "data.errors", "data.types"),
+    ("models", "data.classes", "data.errors", "data.pixels", "data.types"),
     ("continual", "data.images"),
     ("data.downloading", "data.layouts"),
     ("data",),

@@ -8,37 +8,47 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.classes import voc_palette
+from data.pixels import strips
+from engine.evaluation.pictures import AnyPicture, rgb_picture
 from engine.evaluation.prediction import Prediction
 
 OPACITY = 0.45
 """Of the regions."""
 LEGEND = 230
 """Width of the legend in pixels."""
-BACKGROUND = 0
+LEAST = 480
+"""Pixels of the longer side, at least."""
 Colour = tuple[int, int, int]
+BACKGROUND = 0
+PALETTE: list[Colour] = [(int(red), int(green), int(blue)) for red, green, blue in voc_palette()]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def draw(image: Image.Image, found: Prediction) -> Image.Image:
-    """A copy of `image`, RGB, with everything that was found and a legend to its right."""
-    scale = max(1.0, 480 / max(image.size))  # small pictures are enlarged, or the writing would cover them
+def draw(picture: AnyPicture, found: Prediction) -> Image.Image:
+    """A copy of `picture`, RGB, with everything that was found and a legend to its right."""
+    image = rgb_picture(picture)
+    scale = max(1.0, LEAST / max(image.size))  # small pictures are enlarged, or the writing would cover them
     size = (round(image.width * scale), round(image.height * scale))
-    picture = Image.fromarray(tinted(np.asarray(image.convert("RGB")), found.mask)).resize(size)
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    whole = Image.new("RGB", (size[0] + LEGEND, max(size[1], 24 * (4 + len(found.regions)))), "white")
+    for top, end in strips(*image.size):  # floats take many times the memory of the picture
+        strip = np.asarray(image.crop((0, top, image.width, end)))
+        coloured = Image.fromarray(tinted(strip, found.mask[top:end]))
+        whole.paste(coloured.resize(size) if scale > 1 else coloured, (0, top))
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(14)
     for box in reversed(found.boxes):  # the surest ones on top
         corners = [scale * v for v in box.xyxy]
         colour = colour_of(1 + found.det_classes.index(box.name))
         pen.rectangle(corners, outline=colour, width=3)
         label(pen, (corners[0], corners[1]), f"{box.name} {box.score:.2f}", colour, font)
-    whole = Image.new("RGB", (size[0] + LEGEND, max(size[1], 24 * (4 + len(found.regions)))), "white")
-    whole.paste(picture, (0, 0))
-    legend(ImageDraw.Draw(whole), size[0] + 12, found, font)
+    for beside in ((size[0], 0), (0, size[1])):
+        pen.rectangle((*beside, *whole.size), fill="white")
+    legend(pen, size[0] + 12, found, font)
     return whole
 
 
 def tinted(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Pixels uint8 (H, W, 3) with every region but the background in its colour."""
-    colours = np.array([colour_of(i) for i in range(256)])[mask]
+    colours = np.array([colour_of(i) for i in range(int(mask.max()) + 1)])[mask]
     mixed = (1 - OPACITY) * pixels + OPACITY * colours
     return np.where((mask != BACKGROUND)[..., None], mixed, pixels).round().astype(np.uint8)
 
@@ -72,6 +82,5 @@ def label(
 
 
 def colour_of(index: int) -> Colour:
-    """The VOC colour of a class, background black."""
-    red, green, blue = voc_palette()[index].tolist()
-    return red, green, blue
+    """The VOC colour of a class, background black; beyond the 255 that there are, one of them again."""
+    return PALETTE[(index - 1) % 254 + 1 if index else BACKGROUND]

@@ -34,6 +34,8 @@ SCORE_NAMES: dict[Task, tuple[str, ...]] = {
 """The keys of `scores()`, by task; the first is the headline metric."""
 HEADLINE: dict[Task, str] = {"seg": "mIoU", "det": "mAP", "cls": "Top-1"}
 """The metric of each task that must not drop, in the order of the stages."""
+AT_ONCE = 1 << 24
+"""Numbers that the mask of an image may take up at once: memory is bounded by the picture, not by its classes."""
 
 
 class Tally(Protocol):
@@ -52,12 +54,31 @@ class Tally(Protocol):
 # --- segmentation -----------------------------------------------------------------------------------------
 
 
-def predicted_mask(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Class of every pixel, int64 `size` = (H, W): logits (C, h, w) upsampled bilinearly, then argmax."""
+def predicted_mask(logits: Tensor, size: tuple[int, int], at_once: int = AT_ONCE) -> Tensor:
+    """Class of every pixel, int16 `size` = (H, W): logits (C, h, w) upsampled bilinearly, then argmax.
+
+    No more than `at_once` upsampled logits (or one row of them) are in memory: a large mask is made strip by strip.
+    """
+    height, width = size
+    rows = max(1, at_once // (len(logits) * width))
+    if rows >= height:
+        return best_class(logits, size)
+    at = ((torch.arange(height, device=logits.device) + 0.5) * (logits.shape[1] / height) - 0.5).clamp(min=0)
+    above = at.long()
+    below, far = (above + 1).clamp(max=logits.shape[1] - 1), (at - above).float()[:, None]
+    mask = torch.empty(size, dtype=torch.int16, device=logits.device)
+    for strip, a, b, share in zip(mask.split(rows), above.split(rows), below.split(rows), far.split(rows)):
+        mixed = torch.lerp(logits[:, a].float(), logits[:, b].float(), share)
+        strip.copy_(best_class(mixed, (len(a), width)))
+    return mask
+
+
+def best_class(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The same with all upsampled logits in memory."""
     # With the classes innermost in memory the argmax takes a third of the time.
     logits = logits[None].float().contiguous(memory_format=torch.channels_last)
     upsampled = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    return upsampled[0].permute(1, 2, 0).argmax(-1)
+    return upsampled[0].permute(1, 2, 0).argmax(-1).short()
 
 
 def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int, void: int | None = None) -> NDArray[np.int64]:
@@ -70,8 +91,11 @@ def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int, void: i
     foreign = truth >= num_classes if void is None else (truth >= num_classes) & (truth != void)
     if foreign.any():  # torchmetrics counts how many labels there are, not which
         raise ValueError(f"label {int(truth[foreign].max())} with {num_classes} classes")
-    matrix = multiclass_confusion_matrix(predicted, truth, num_classes, ignore_index=void, validate_args=False)
-    return np.asarray(matrix.cpu().numpy())
+    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+    for t, p in zip(truth.flatten().split(AT_ONCE), predicted.flatten().split(AT_ONCE)):  # made int64 on the way
+        counts = multiclass_confusion_matrix(p, t, num_classes, ignore_index=void, validate_args=False)
+        matrix += counts.cpu().numpy()
+    return matrix
 
 
 class CountedIoU(MulticlassJaccardIndex):

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
+from data.pixels import to_tensor
 from data.transforms import Picture, eval_transform
+from engine.evaluation.evaluate import Model
 from engine.evaluation.metrics import predicted_mask
+from engine.evaluation.pictures import AnyPicture, rgb_picture
 from models.boxes import to_xyxy
-from models.onehead import OneHead
 from models.postprocess import detections
 
 
@@ -31,7 +33,8 @@ class Box:
 class Prediction:
     """All that is predicted for one image.
 
-    label, probability: class of the image; boxes: surest first; mask: uint8 (H, W), index into `seg_classes`.
+    label, probability: class of the image; boxes: surest first; mask: (H, W), index into `seg_classes`, uint8 or,
+    with more than 256 classes, int16.
     """
 
     label: str
@@ -44,7 +47,7 @@ class Prediction:
     @property
     def regions(self) -> dict[str, float]:
         """Share of the pixels of every class in the mask, largest first."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.seg_classes))
+        counts = np.sum([np.bincount(row, minlength=len(self.seg_classes)) for row in self.mask], axis=0)
         order = [int(i) for i in counts.argsort()[::-1] if counts[i]]
         return {self.seg_classes[i]: float(counts[i]) / self.mask.size for i in order}
 
@@ -58,17 +61,29 @@ class Prediction:
         }
 
 
+def network_input(image: Image.Image, size: int) -> Tensor:
+    """An RGB image as evaluation reads it: float32 (1, 3, size, size) in 0..1."""
+    return eval_transform(size)(Picture(tv_tensors.Image(to_tensor(image)), 0)).image[None]
+
+
 @torch.no_grad()
-def predict(model: OneHead, image: Image.Image, score: float = 0.3) -> Prediction:
-    """Run a model on an RGB image of any size; boxes from `score` on are kept."""
-    picture = Picture(tv_tensors.Image(F.pil_to_tensor(image)), 0)
-    outputs = model(eval_transform(model.input_size)(picture).image[None].to(model.mean.device))
+def predict(model: Model, picture: AnyPicture, score: float = 0.3) -> Prediction:
+    """Run a model on a picture of any size and kind (see `engine.evaluation.pictures`); boxes from `score` on are kept.
+
+    Boxes are in pixels of the picture as given; of a file or URL, held upright. Raises DataError and ValueError for
+    what is no picture.
+    """
+    image = rgb_picture(picture)
+    device = getattr(model, "mean", torch.zeros(())).device  # an ONNX file has no weights that lie anywhere
+    outputs = model(network_input(image, model.input_size).to(device))
     found = detections(outputs)[0]
     sure = found["scores"] >= score
     corners = (to_xyxy(found["boxes"]) * found["boxes"].new_tensor(image.size * 2))[sure].tolist()
     names = [model.classes["det"][int(k)] for k in found["labels"][sure]]
     boxes = [Box(n, s, tuple(c)) for n, s, c in zip(names, found["scores"][sure].tolist(), corners)]
-    mask = predicted_mask(outputs["pred_masks"][0], (image.height, image.width)).to(torch.uint8).cpu().numpy()
+    mask = predicted_mask(outputs["pred_masks"][0], (image.height, image.width)).cpu().numpy()
+    if len(model.classes["seg"]) <= 256:
+        mask = mask.astype(np.uint8)
     chances = outputs["pred_class"][0].float().softmax(0)
     best = int(chances.argmax())
     return Prediction(

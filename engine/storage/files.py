@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,16 @@ def write_text(path: Path, text: str) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def own_json(path: Path, key: str) -> bool:
+    """Whether a path may be written to: nothing is there, or an earlier result, JSON that has `key` at some level."""
+    if not path.is_file() or not path.stat().st_size:
+        return True
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict) and f'"{key}"' in path.read_text()
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def cannot_write(path: Path, error: OSError, kept: str = "") -> UserError:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from data.errors import DataError
-from engine.evaluation.draw import LEGEND, colour_of, draw
+from engine.evaluation.draw import LEGEND, colour_of, draw, tinted
+from engine.evaluation.metrics import predicted_mask
+from engine.evaluation.pictures import opened
 from engine.evaluation.prediction import Box, Prediction, predict
-from engine.predict import main, opened, sources
+from engine.export import export
+from engine.predict import load_model, main, sources
 from engine.storage.checkpoint import model_content, save
 from engine.storage.errors import UserError, run_cli
 from models.boxes import to_xyxy
-from models.onehead import OneHead
+from models.onehead import ModelConfig, OneHead
 from models.postprocess import detections
 from tests.data.server import Server
 from tests.models.builders import tiny
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +171,143 @@ def test_a_broken_image_ends_in_one_sentence(weights: str, tmp_path: Path, capsy
     code = run_cli(main, ["--weights", weights, "--out", str(tmp_path / "o"), str(tmp_path / "x.png")])
     assert code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+# --- every picture is tried, nothing of the user's is replaced
+
+
+def test_a_broken_picture_does_not_keep_the_others_from_being_tried(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    (folder / "frames.jpg").mkdir(parents=True)  # a folder, whatever its name says
+    for name in ("a", "b", "c"):
+        photo().save(folder / f"{name}.png")
+    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:3000])  # cut off
+    assert run_cli(main, ["--weights", weights, "--out", str(out), str(folder)]) == 1
+    assert sorted(p.name for p in out.iterdir()) == ["a.png", "c.png", "predictions.json"]
+    assert list(json.loads((out / "predictions.json").read_text())) == [str(folder / f"{n}.png") for n in "ac"]
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: {folder / 'b.png'}: cannot be decoded (")
+
+
+def test_what_was_found_is_kept_when_the_program_is_interrupted(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo().save(tmp_path / "a.png")
+    photo().save(tmp_path / "b.png")
+
+    def interrupted(source: str) -> Image.Image:
+        if source.endswith("b.png"):
+            raise KeyboardInterrupt
+        return opened(source)
+
+    monkeypatch.setattr("engine.predict.opened", interrupted)
+    pictures = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert run_cli(main, ["--weights", weights, "--out", str(tmp_path / "out"), *pictures]) == 130
+    assert list(json.loads((tmp_path / "out" / "predictions.json").read_text())) == pictures[:1]
+
+
+def test_originals_and_files_of_others_are_never_replaced(weights: str, tmp_path: Path) -> None:
+    photo().save(tmp_path / "a.png")
+    photo(seed=1).save(tmp_path / "b.png")
+    before = {name: (tmp_path / name).read_bytes() for name in ("a.png", "b.png")}
+    arguments = ["--weights", weights, "--out", str(tmp_path), str(tmp_path / "a.png")]
+    for _ in range(2):  # a second time the first result is replaced, nothing else
+        assert run_cli(main, arguments) == 0
+        assert sorted(p.name for p in tmp_path.glob("*.png")) == ["a-1.png", "a.png", "b.png"]
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
+@pytest.mark.parametrize("out", [".", "sub/.."])
+def test_the_folder_of_the_pictures_is_no_folder_for_results(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, out: str
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "sub").mkdir(parents=True)
+    photo().save(photos / "a.png")
+    monkeypatch.chdir(photos)
+    assert run_cli(main, ["--weights", weights, "--out", out, str(photos)]) == 2
+    assert f"error: --out {Path(out)}: is the folder of the pictures" in capsys.readouterr().err
+    assert sorted(p.name for p in photos.iterdir()) == ["a.png", "sub"]
+
+
+def test_an_index_of_another_program_is_not_replaced(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photo().save(tmp_path / "a.png")
+    (tmp_path / "predictions.json").write_text('{"theirs": 1}')
+    assert run_cli(main, ["--weights", weights, "--out", str(tmp_path), str(tmp_path / "a.png")]) == 2
+    assert "the predictions.json there is no earlier result" in capsys.readouterr().err
+    assert (tmp_path / "predictions.json").read_text() == '{"theirs": 1}'
+
+
+@pytest.mark.parametrize("score", ["1.01", "-0.1", "nan", "much"])
+def test_a_score_outside_0_to_1_is_refused(score: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["--weights", "w.pt", "--score", score, "a.png"])
+    assert f"'{score}' is not a number from 0 to 1" in capsys.readouterr().err
+
+
+# --- pictures of every kind, in Python
+
+
+def test_a_path_an_image_and_an_array_say_the_same(model: OneHead, tmp_path: Path) -> None:
+    image = photo()
+    image.save(tmp_path / "a.png")
+    expected = predict(model, image)
+    for picture in (tmp_path / "a.png", str(tmp_path / "a.png"), np.array(image), image.convert("RGBA")):
+        result = predict(model, picture)
+        assert result.to_json() == expected.to_json()
+        assert np.array_equal(draw(picture, result), draw(image, expected))
+
+
+def test_an_onnx_file_finds_what_its_checkpoint_finds(model: OneHead, weights: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    export(load_model(weights), tmp_path / "W.ONNX")  # the ending is known in capitals too
+    expected, result = predict(model, photo(), 0.0), predict(load_model(tmp_path / "W.ONNX"), photo(), 0.0)
+    assert result.label == expected.label
+    assert result.probability == pytest.approx(expected.probability, abs=1e-3)
+    assert [b.score for b in result.boxes] == pytest.approx([b.score for b in expected.boxes], abs=1e-3)
+    assert (result.mask == expected.mask).mean() > 0.99
+
+
+def test_more_than_255_classes_are_told_apart_and_drawn(model: OneHead) -> None:
+    many = tuple(f"class {i}" for i in range(300))
+    wide = OneHead(model.config, {"seg": many, "det": many, "cls": many}, 64).eval()
+    result = predict(wide, photo(), score=0.0)
+    result.mask[:] = 299
+    assert result.regions == {"class 299": 1.0}
+    every = replace(result, boxes=[Box(name, 0.5, (1.0, 1.0, 9.0, 9.0)) for name in many])
+    assert draw(photo(), every).size == (480 + LEGEND, 320)
+    assert colour_of(299) == colour_of(45) != colour_of(46)
+
+
+@pytest.mark.parametrize("size", [(96, 130), (700, 900)])
+def test_strips_make_the_same_mask_and_the_same_drawing(size: tuple[int, int]) -> None:
+    logits = torch.randn(7, 12, 10, generator=torch.Generator().manual_seed(0))
+    whole = predicted_mask(logits, size)
+    parts = predicted_mask(logits, size, at_once=7 * 130 * 11)
+    best = F.interpolate(logits[None], size, mode="bilinear")[0].topk(2, dim=0).values
+    assert parts.dtype == whole.dtype == torch.int16
+    assert ((parts == whole) | (best[0] - best[1] < 1e-5)).all()
+    mask, image = whole.numpy(), photo(size[1], size[0])
+    drawn = np.asarray(draw(image, replace(found(mask), seg_classes=tuple("abcdefg"))))
+    if max(size) > 480:
+        assert np.array_equal(drawn[: size[0], : size[1]], tinted(np.asarray(image), mask))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss counts kibibytes on Linux alone")
+def test_a_picture_of_63_megapixels_takes_less_than_a_gigabyte_and_a_half(tmp_path: Path) -> None:
+    classes = {"seg": tuple(map(str, range(21))), "det": ("cat",), "cls": ("a", "b")}
+    save(tmp_path / "w.pt", model_content(OneHead(ModelConfig(queries=10), classes, 320)))
+    Image.linear_gradient("L").resize((9000, 7000)).convert("RGB").save(tmp_path / "large.jpg")
+    code = (
+        "import resource, sys; from engine.predict import main; "
+        "code = main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+    )
+    arguments = ["--weights", str(tmp_path / "w.pt"), "--out", str(tmp_path / "o"), str(tmp_path / "large.jpg")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) / 2**20 < 1.5
