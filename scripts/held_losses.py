@@ -32,7 +32,7 @@ from engine.storage.checkpoint import load, load_model, provenance
 from engine.storage.errors import UserError, run_cli
 from engine.storage.files import write_text
 from engine.training.batches import Batch, collate
-from engine.training.run import read_sets
+from engine.training.sets import read_sets
 from models.criterion import Criterion
 from models.onehead import OneHead
 

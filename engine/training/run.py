@@ -18,9 +18,8 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 
 from continual import Remedy, Stage, remedies
-from data.catalog import load_set, summary
+from data.catalog import summary
 from data.dataset import TaskDataset
-from data.errors import SetNotFound
 from data.transforms import Augment
 from data.types import TASKS, Task, TaskSet
 from engine.evaluation.evaluate import Evaluation, Evaluator
@@ -33,6 +32,7 @@ from engine.storage.errors import noted
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
 from engine.training.batches import Batch, EpochBatches, collate, make_loader, stable_seed, varied
+from engine.training.sets import read_sets
 from engine.training.start import pretrained_backbone
 from models.criterion import Criterion
 from models.norms import absorb_statistics
@@ -244,31 +244,6 @@ class Run:
         return content
 
 
-def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], dict[Task, TaskSet]]:
-    """Training and evaluation sets of all three tasks; the same few images for both in the overfit test.
-
-    A task that is in no stage may have no set. Raises DataError for any other set that is missing or broken.
-    """
-    root, holdout, fold = config.data.root, config.data.holdout, config.data.fold
-    train: dict[Task, TaskSet] = {}
-    held: dict[Task, TaskSet] = {}
-    for task in TASKS:
-        try:
-            learnt = load_set(root, task, "train", part="fit" if holdout else "all", fold=fold)
-            if overfit:
-                learnt = scored = first(learnt, overfit)
-            elif holdout:
-                scored = load_set(root, task, "train", learnt.classes, part="choose", fold=fold)
-            else:
-                scored = load_set(root, task, "val", learnt.classes)
-        except SetNotFound:
-            if task in config.order:
-                raise
-            continue
-        train[task], held[task] = learnt, scored
-    return train, held
-
-
 class ExampleImages(Sequence[tuple[Tensor, Targets]]):
     """Images of one or several sets as evaluation sees them, decoded when asked for, each as a batch of one."""
 
@@ -289,11 +264,6 @@ class ExampleImages(Sequence[tuple[Tensor, Targets]]):
 def rounded(evaluation: Evaluation) -> Row:
     """All metrics as they are written down; undefined ones are None."""
     return {k: None if math.isnan(v) else round(v, 5) for k, v in evaluation.scores.items()}
-
-
-def first(task_set: TaskSet, count: int) -> TaskSet:
-    """The first images by name, for the overfit test."""
-    return replace(task_set, split=f"first {count} of {task_set.split}", records=task_set.records[:count])
 
 
 def last_seconds(rows: list[Row]) -> dict[str, float]:
