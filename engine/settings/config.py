@@ -130,7 +130,7 @@ class PretrainConfig:
     views: int = 6_000_000
     """Views of photographs in the whole run."""
     minutes: float | None = None
-    """Stop after so many minutes, to go on with --resume; null: no limit."""
+    """Stop after so many minutes; resuming goes on from there. null: no limit."""
     sizes: list[int] = field(default_factory=lambda: [128, 128, 128, 160, 224])
     """Sides of the views, one after the other for equal numbers of views."""
     view: ViewConfig = field(default_factory=ViewConfig)
