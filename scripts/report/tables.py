@@ -25,7 +25,8 @@ OWN = {metric: stage for stage, metrics in METRICS.items() for metric in metrics
 RUNS = {
     "quickstart.json": "synthetic sets, `make quickstart`",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
-    "final/onehead-all-s0.json": "real sets, `configs/default.yaml`",
+    "final-taught/onehead-all-s0.json": "real sets, `configs/default.yaml`",
+    "final/onehead-all-s0.json": "the same from the former stage 0",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""
@@ -34,7 +35,7 @@ RECIPE = "onehead"
 """The variant of configs/final.yaml that weights/onehead.pt was trained by."""
 
 CHAINS = {
-    "fast_scnn": ("stage 0", "final/onehead-all-s*.json"),
+    "fast_scnn": ("former stage 0", "final/onehead-all-s*.json"),
     "efficientnet_lite0": ("ImageNet", "final-lite0-320/onehead-all-s*.json"),
 }
 """Backbones whose chains were run on the real sets: what they started from, and their results."""
