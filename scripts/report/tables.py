@@ -35,7 +35,7 @@ RECIPE = "onehead"
 """The variant of configs/final.yaml that weights/onehead.pt was trained by."""
 
 CHAINS = {
-    "fast_scnn": ("former stage 0", "final/onehead-all-s*.json"),
+    "fast_scnn": ("stage 0", "final/onehead-all-s*.json"),
     "efficientnet_lite0": ("ImageNet", "final-lite0-320/onehead-all-s*.json"),
 }
 """Backbones whose chains were run on the real sets: what they started from, and their results."""
