@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-NUMERIC := tests/models tests/engine/test_metrics.py tests/engine/test_official_metrics.py
+NUMERIC := tests/models tests/engine/evaluation/test_metrics.py tests/engine/evaluation/test_official_metrics.py
 
 .PHONY: help install quickstart test test-numeric test-all audit lint types clean
 

@@ -25,15 +25,15 @@ class ContinualConfig:
     lwf_sure: float = 0.5
     """Probability from which on a pixel's old class counts."""
     replay: int = 0
-    """Images kept of each old task, at most 10."""
+    """Images stored of each old task, at most 10."""
     replay_step: int = 2
-    """Kept images added to each step, of all old tasks together, at most 10."""
+    """Replayed images added to each step, of all old tasks together, at most 10."""
     replay_outputs: float = 1.0
-    """Weight of the distance to the outputs stored with kept images."""
+    """Weight of the distance to the outputs stored with replayed images."""
     replay_more: bool = False
     """Let the buffer hold more than 10 images a task and only the steps show few."""
     replay_vary: bool = False
-    """Vary kept images anew each time they are shown, as training images are; stored outputs then count for nothing."""
+    """Augment replayed images anew each time they are shown; stored outputs are then unused."""
     compose: float = 0.0
     """Images composed of four of the step's own, as a share of its images, for the teacher to speak about."""
     ewc: float = 0.0

@@ -28,7 +28,7 @@ class Recall(FromPretrained):
         self.weight = weight
 
     def before_step(self, step: Step) -> None:
-        """Ask the teacher for its maps and draw regions."""
+        """Compute the teacher's maps and draw regions."""
         super().before_step(step)
         self.boxes = random_boxes(len(step.images), REGIONS, step.images.device)
 
@@ -36,8 +36,8 @@ class Recall(FromPretrained):
         """Term "recall", the mean over regions."""
         if self.teacher is None or self.teacher.readout is None:
             return {}
-        said, meant = (self.teacher.name(maps, self.boxes) for maps in (outputs["backbone_maps"], self.maps))
-        return {"recall": self.weight * divergence(said, meant, dim=-1).mean()}
+        student, teacher = (self.teacher.name(maps, self.boxes) for maps in (outputs["backbone_maps"], self.maps))
+        return {"recall": self.weight * divergence(student, teacher, dim=-1).mean()}
 
 
 def random_boxes(images: int, count: int, device: torch.device) -> Tensor:

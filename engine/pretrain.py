@@ -1,7 +1,7 @@
 """Stage 0: a backbone without public weights learns, from photographs without labels, what a public network knows.
 
-Views of photographs (data.views) are shown to both; linear readouts of the backbone's maps are to tell what the teacher
-says (models.matching). A step's views follow from (seed, step) alone, so a resumed run ends bit-identical on a CPU.
+Views of photographs (data.views) are shown to both; linear readouts of the backbone's maps are to reproduce what the
+teacher gives (models.matching). A step's views follow from (seed, step) alone, so a resumed run ends the same on a CPU.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ class Pretraining:
         saved = begin
         batches = ahead(self.batches(teach, self.step), 2 if self.device.type == "cpu" else 0)
         bar = tqdm(total=self.steps * settings.batch, initial=self.step * settings.batch, unit=" views", disable=None)
-        for views, taught in batches:
-            for name, value in self.learn(views, taught).items():
+        for views, outputs in batches:
+            for name, value in self.learn(views, outputs).items():
                 sums[name] = sums.get(name, 0.0) + value / interval
             self.step += 1
             bar.update(settings.batch)
@@ -175,14 +175,14 @@ class Pretraining:
         settings = self.config.pretrain
         return random_views(self.images, settings.batch, side, settings.view, generator)
 
-    def learn(self, views: Tensor, taught: TeacherOutputs) -> dict[str, Tensor]:
+    def learn(self, views: Tensor, outputs: TeacherOutputs) -> dict[str, Tensor]:
         """One optimiser step; returns its loss terms and the gradient's norm, still on the device."""
         factor = flat_then_cosine(self.step, self.steps, WARMUP)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.pretrain.lr * factor
         self.backbone.train()
         with self.accelerator.autocast():
-            losses = self.matching(self.backbone(self.normalised(views)), taught)
+            losses = self.matching(self.backbone(self.normalised(views)), outputs)
         self.optimizer.zero_grad()
         self.accelerator.backward(torch.stack(list(losses.values())).sum())
         parameters = [*self.backbone.parameters(), *self.matching.parameters()]

@@ -1,4 +1,4 @@
-"""Learning what a public network knows: linear readouts of a backbone's maps are to tell what the teacher says.
+"""Distillation of a public network: linear readouts of a backbone's maps are to reproduce the teacher's outputs.
 
 Feature distillation through training-only projections, on normalised targets (Universal Representations, arXiv
 2204.02744; "knowledge distillation with a good teacher is patient and consistent", arXiv 2106.05237).
@@ -40,19 +40,19 @@ class FeatureMatching(nn.Module):
     ) -> None:
         super().__init__()
         self.level = nn.ModuleList(nn.Conv2d(s, t, 1) for s, t in zip(student, teacher))
-        # The finest map is what masks are read from, so it is to tell the teacher's semantic maps as well.
+        # The finest map is what masks are read from, so it is to reproduce the teacher's deeper maps as well.
         self.semantic = nn.Conv2d(student[0], sum(teacher[1:]), 1)
         self.pooled = nn.Linear(sum(student), features)
         self.logits = nn.Linear(sum(student), classes)
         self.pooled_weight, self.logit_weight = pooled_weight, logit_weight
 
-    def forward(self, maps: Sequence[Tensor], taught: TeacherOutputs) -> dict[str, Tensor]:
+    def forward(self, maps: Sequence[Tensor], outputs: TeacherOutputs) -> dict[str, Tensor]:
         """Loss terms of the student's maps (B, C, H/8, W/8), /16, /32; the teacher's may have other sides.
 
         "map8", "map16", "map32", "map8_semantic": share of the variance of the teacher's channels that is missed;
         "pooled": cosine distance of pooled features; "logits": KL divergence from the teacher's classes.
         """
-        targets = [standardised(resized(t.float(), m)) for t, m in zip(taught.maps, maps)]
+        targets = [standardised(resized(t.float(), m)) for t, m in zip(outputs.maps, maps)]
         losses = {
             f"map{8 << i}": F.mse_loss(layer(m).float(), t)
             for i, (layer, m, t) in enumerate(zip(self.level, maps, targets))
@@ -61,9 +61,9 @@ class FeatureMatching(nn.Module):
         semantic = torch.cat([targets[1], F.interpolate(targets[2], targets[1].shape[-2:], mode="bilinear")], dim=1)
         losses["map8_semantic"] = F.mse_loss(self.semantic(coarse).float(), semantic)
         pooled = pooled_maps(maps)
-        distance = 1 - F.cosine_similarity(self.pooled(pooled).float(), taught.pooled.float(), dim=1)
-        said, meant = self.logits(pooled).float().log_softmax(1), taught.logits.float().log_softmax(1)
-        divergence = F.kl_div(said, meant, reduction="batchmean", log_target=True)
+        distance = 1 - F.cosine_similarity(self.pooled(pooled).float(), outputs.pooled.float(), dim=1)
+        student, teacher = self.logits(pooled).float().log_softmax(1), outputs.logits.float().log_softmax(1)
+        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return losses | {"pooled": self.pooled_weight * distance.mean(), "logits": self.logit_weight * divergence}
 
 

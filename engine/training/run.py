@@ -156,15 +156,15 @@ class Run:
 
     def pretrained(self, stage: str) -> Pretrained | None:
         """The backbone that this run began with, if a remedy asks for it and it was not random."""
-        config, asked = self.config, self.config.continual
-        if stage == JOINT or not (asked.hold or asked.recall):
+        config, weights = self.config, self.config.continual
+        if stage == JOINT or not (weights.hold or weights.recall):
             return None
         if self.previous(stage):
             config = replace(config, init=load(self.folder / f"{config.order[0]}.pt")["config"]["init"])
         found = pretrained_backbone(config)
         if found is None:
             self.print(f"stage {stage}: hold and recall do nothing, the run began with random weights")
-        elif found.readout is None and asked.recall:
+        elif found.readout is None and weights.recall:
             self.print(f"stage {stage}: recall does nothing, what the run began with names no pictures")
         return found.to(self.device) if found else None
 

@@ -39,7 +39,7 @@ def teacher_side(side: int) -> int:
 
 
 def query_teacher(teacher: PublicTeacher, runtime: Runtime, accelerator: Accelerator) -> Teach:
-    """A function that asks the teacher. Raises UserError where OpenVINO is asked for and not installed."""
+    """A function that returns the teacher's outputs. Raises UserError where OpenVINO is chosen and not installed."""
     if runtime == "openvino":
         return OpenVINOTeacher(teacher)
 

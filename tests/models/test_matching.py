@@ -16,7 +16,7 @@ def maps(channels: tuple[int, ...], side: int, seed: int) -> list[torch.Tensor]:
     return [torch.randn(4, c, side // s, side // s, generator=generator) for c, s in zip(channels, (8, 16, 32))]
 
 
-def taught(side: int = 64) -> TeacherOutputs:
+def teacher_outputs(side: int = 64) -> TeacherOutputs:
     generator = torch.Generator().manual_seed(9)
     fine, middle, deep = maps(TEACHER, side, 1)
     pooled, logits = torch.randn(4, 10, generator=generator), torch.randn(4, 20, generator=generator)
@@ -28,13 +28,13 @@ def test_an_untold_map_misses_all_of_the_variance() -> None:
     for layer in (*matching.level, matching.semantic):
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
-    losses = matching(maps(STUDENT, 64, 2), taught())
+    losses = matching(maps(STUDENT, 64, 2), teacher_outputs())
     for name, cells in (("map8", 256), ("map16", 64), ("map32", 16)):  # deviations are unbiased
         assert losses[name].item() == pytest.approx((cells - 1) / cells, rel=1e-3)
 
 
 def test_a_map_that_tells_all_costs_nothing() -> None:
-    said = taught()
+    said = teacher_outputs()
     matching = FeatureMatching(TEACHER, TEACHER, 10, 20)
     for layer, target in zip(matching.level, said.maps):
         mean, std = target.mean((0, 2, 3)), target.std((0, 2, 3))
@@ -45,7 +45,7 @@ def test_a_map_that_tells_all_costs_nothing() -> None:
 
 
 def test_the_values_of_pooled_features_and_logits() -> None:
-    said = taught()
+    said = teacher_outputs()
     matching = FeatureMatching(STUDENT, TEACHER, 10, 20, pooled_weight=3.0, logit_weight=0.25)
     student = maps(STUDENT, 64, 2)
     losses = matching(student, said)
@@ -59,7 +59,7 @@ def test_the_values_of_pooled_features_and_logits() -> None:
 
 def test_a_teacher_may_look_at_larger_views_and_on_another_scale() -> None:
     matching, student = FeatureMatching(STUDENT, TEACHER, 10, 20), maps(STUDENT, 64, 2)
-    larger = taught(96)
+    larger = teacher_outputs(96)
     assert all(torch.isfinite(v) for v in matching(student, larger).values())
     scaled = larger._replace(deep=100 * larger.deep + 3)
     assert matching(student, scaled)["map32"].item() == pytest.approx(
@@ -69,7 +69,7 @@ def test_a_teacher_may_look_at_larger_views_and_on_another_scale() -> None:
 
 def test_every_term_teaches_its_map_and_the_finest_one_learns_the_semantic_maps() -> None:
     student = [m.requires_grad_(True) for m in maps(STUDENT, 64, 2)]
-    losses = FeatureMatching(STUDENT, TEACHER, 10, 20)(student, taught())
+    losses = FeatureMatching(STUDENT, TEACHER, 10, 20)(student, teacher_outputs())
     reached = {
         name: [g is not None and bool(g.abs().sum() > 0) for g in gradients]
         for name, loss in losses.items()
