@@ -26,7 +26,7 @@ from data.views import random_views
 from engine.settings.config import Config, to_dict
 from engine.storage.checkpoint import backbone_weights, load, load_optimizer, provenance, save
 from engine.storage.device import cpu_name, pick_device, pick_precision
-from engine.storage.errors import UserError
+from engine.storage.errors import UserError, noted
 from engine.storage.files import run_lock, write_text
 from engine.tracking.plots import plot_pretraining
 from engine.tracking.tracker import Row, Tracker
@@ -129,7 +129,8 @@ class Pretraining:
             self.settle()
         save(self.folder / "pretrain.pt", self.published())
         (self.folder / "last.pt").unlink(missing_ok=True)
-        plot_pretraining(self.tracker.rows, self.folder / "pretrain.png")
+        with noted("pretrain.png was not drawn"):
+            plot_pretraining(self.tracker.rows, self.folder / "pretrain.png")
         self.tracker.close()
 
     def train(self, teach: Teach) -> bool:

@@ -39,7 +39,7 @@ def start_of(config: Config) -> tuple[Literal["random", "whole", "imagenet", "ba
         return "imagenet", init.partition(":")[2]
     if init.startswith(BACKBONE_OF):
         return "backbone", init.removeprefix(BACKBONE_OF)
-    return ("backbone", init) if load(init).get("stage") == "pretrain" and "readout" in load(init) else ("whole", init)
+    return ("backbone", init) if "readout" in load(init) else ("whole", init)
 
 
 def pretrained_backbone(config: Config) -> Pretrained | None:
