@@ -59,12 +59,16 @@ def load_set(
 def holdout(task_set: TaskSet, part: Part, fold: Fold = 0) -> TaskSet:
     """Return a fixed part of a set: images sorted by the SHA-256 of their stem, one sixth of them is "choose".
 
+    Of fewer than six images it is one, so that none is left to "fit" of a single image.
     The classes stay those of the whole set.
     """
     if part == "all":
         return task_set
     records = sorted(task_set.records, key=_stem_hash)
     begin, end = (round(len(records) * k / FOLDS) for k in (fold, fold + 1))
+    if 0 < len(records) < FOLDS:
+        begin = fold % len(records)
+        end = begin + 1
     chosen = {record.image for record in records[begin:end]}
     kept = tuple(record for record in task_set.records if (record.image in chosen) == (part == "choose"))
     note = f"part {part!r}: {len(kept)} of {len(records)} images"

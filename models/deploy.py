@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -45,7 +46,9 @@ class Deployed(nn.Module):
         scores, labels, corners = best_pairs(out, self.top_k)
         masks = class_masks(out["pred_masks"].float(), self.model.backbone.strides[0])
         raw = {name: out[name] for name in Final._fields if name in out}
-        return Final(corners, scores, labels, masks, out["pred_class"].argmax(1), **raw)
+        chances = out["pred_class"]
+        label = chances.argmax(1) if chances.shape[1] else chances.new_zeros(len(chances), dtype=torch.long)
+        return Final(corners, scores, labels, masks, label, **raw)
 
 
 def fused(model: OneHead) -> OneHead:

@@ -142,7 +142,8 @@ class QueryHead(nn.Module):
             chance = F.logsigmoid(conf.float()) + classes.float().log_softmax(-1)
             return {"pred_conf": conf[..., 0], "pred_logits": chance - (-chance.exp()).log1p()}
         logits = conf + classes
-        return {"pred_conf": logits.amax(-1), "pred_logits": logits}
+        surest = logits.amax(-1) if logits.shape[-1] else conf[..., 0]  # no detection set, no class
+        return {"pred_conf": surest, "pred_logits": logits}
 
     def read_masks(self, tokens_BKD: Tensor, token_BD: Tensor, pix_BDHW: Tensor) -> Tensor:
         """Segmentation logits (B, K, H, W): mask embeddings times pixel features, plus what the class token expects.

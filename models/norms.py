@@ -1,4 +1,4 @@
-"""Batch norms whose statistics no longer follow the images."""
+"""Batch norms: of a single value, and with statistics that no longer follow the images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,31 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+class LoneValue:
+    """A batch norm that normalises a single value a channel, which has no deviation, by the running statistics.
+
+    One image whose map is 1 x 1 in training: torch refuses it, and a norm by its own mean would leave nothing of it.
+    """
+
+    training: bool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        own = super().forward  # type: ignore[misc]
+        if not self.training or x.numel() > x.shape[1]:
+            return own(x)  # type: ignore[no-any-return]
+        self.training = False
+        try:
+            return own(x)  # type: ignore[no-any-return]
+        finally:
+            self.training = True
+
+
+class BatchNorm2d(LoneValue, nn.BatchNorm2d):
+    """torch's, but for a single value."""
 
 
 def freeze_statistics(model: nn.Module) -> None:

@@ -62,7 +62,11 @@ def class_masks(logits_BKHW: Tensor, scale: int) -> Tensor:
     """Class of every pixel, int64 (B, H * scale, W * scale): logits upsampled bilinearly by an even scale, then argmax.
 
     Exact, but most pixels are never interpolated: between four cells with the same best class no other can win.
+    Without classes every pixel is 0.
     """
+    batch, classes, height, width = logits_BKHW.shape
+    if not classes:
+        return logits_BKHW.new_zeros(batch, height * scale, width * scale, dtype=torch.long)
     side = scale // 2
     cells = rearrange(F.pad(logits_BKHW, (1, 1, 1, 1), mode="replicate"), "b k h w -> b h w k").contiguous()
     best = cells.argmax(-1).short()  # a quarter of what argmax gives to move about

@@ -55,7 +55,9 @@ def tinted(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def legend(pen: ImageDraw.ImageDraw, left: int, found: Prediction, font: Font) -> None:
     """The image's label, then every region with its colour and share."""
-    lines: list[tuple[Colour | None, str]] = [(None, f"label: {found.label} ({found.probability:.0%})")]
+    lines: list[tuple[Colour | None, str]] = [
+        (None, "" if found.label is None else f"label: {found.label} ({found.probability:.0%})")
+    ]
     lines += [(None, ""), (None, "regions")]
     for name, share in found.regions.items():
         lines.append((colour_of(found.seg_classes.index(name)), f"{name} ({share:.0%})"))

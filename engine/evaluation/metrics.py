@@ -55,11 +55,13 @@ class Tally(Protocol):
 
 
 def predicted_mask(logits: Tensor, size: tuple[int, int], at_once: int = AT_ONCE) -> Tensor:
-    """Class of every pixel, int16 `size` = (H, W): logits (C, h, w) upsampled bilinearly, then argmax.
+    """Class of every pixel, int16 `size` = (H, W): logits (C, h, w) upsampled bilinearly, then argmax; 0 without class.
 
     No more than `at_once` upsampled logits (or one row of them) are in memory: a large mask is made strip by strip.
     """
     height, width = size
+    if not len(logits):
+        return torch.zeros(size, dtype=torch.int16, device=logits.device)
     rows = max(1, at_once // (len(logits) * width))
     if rows >= height:
         return best_class(logits, size)
@@ -193,7 +195,7 @@ class ClassificationTally:
     def _accuracy(self, labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
         if not len(labels):
             return float("nan")
-        num_classes = len(self.classes) + len(self.unknown)
+        num_classes = max(2, len(self.classes) + len(self.unknown))  # torchmetrics refuses a set of one class
         both = torch.from_numpy(predicted), torch.from_numpy(labels)
         right, *_, images = multiclass_stat_scores(*both, num_classes, average="micro").tolist()
         return float(right / images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,11 +34,11 @@ class Box:
 class Prediction:
     """All that is predicted for one image.
 
-    label, probability: class of the image; boxes: surest first; mask: (H, W), index into `seg_classes`, uint8 or,
-    with more than 256 classes, int16.
+    label, probability: class of the image, None and 0 where the model has learnt no classification; boxes: surest
+    first; mask: (H, W), index into `seg_classes`, uint8 or, with more than 256 classes, int16.
     """
 
-    label: str
+    label: str | None
     probability: float
     boxes: list[Box]
     mask: np.ndarray
@@ -48,7 +49,7 @@ class Prediction:
     def regions(self) -> dict[str, float]:
         """Share of the pixels of every class in the mask, largest first."""
         counts = np.sum([np.bincount(row, minlength=len(self.seg_classes)) for row in self.mask], axis=0)
-        order = [int(i) for i in counts.argsort()[::-1] if counts[i]]
+        order = [int(i) for i in counts.argsort()[::-1] if counts[i] and self.seg_classes]
         return {self.seg_classes[i]: float(counts[i]) / self.mask.size for i in order}
 
     def to_json(self) -> dict[str, Any]:
@@ -84,8 +85,13 @@ def predict(model: Model, picture: AnyPicture, score: float = 0.3) -> Prediction
     mask = predicted_mask(outputs["pred_masks"][0], (image.height, image.width)).cpu().numpy()
     if len(model.classes["seg"]) <= 256:
         mask = mask.astype(np.uint8)
-    chances = outputs["pred_class"][0].float().softmax(0)
-    best = int(chances.argmax())
-    return Prediction(
-        model.classes["cls"][best], float(chances[best]), boxes, mask, model.classes["det"], model.classes["seg"]
-    )
+    label, probability = surest(outputs["pred_class"][0], model.classes["cls"])
+    return Prediction(label, probability, boxes, mask, model.classes["det"], model.classes["seg"])
+
+
+def surest(logits: Tensor, names: Sequence[str]) -> tuple[str | None, float]:
+    """The likeliest of some classes and its probability; None and 0 if there is none."""
+    if not names:
+        return None, 0.0
+    chance, best = logits.float().softmax(0).max(0)
+    return names[int(best)], float(chance)

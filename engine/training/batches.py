@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from continual.replay import annotated
 from data.dataset import TaskDataset
 from data.transforms import Augment, to_picture, train_transform
 from data.types import Sample
+from engine.storage.errors import UserError
 from models.targets import NO_CLASS, VOID, Targets
 
 Batch = tuple[Tensor, Targets]
@@ -61,20 +63,24 @@ def varied(image: Tensor, targets: Targets, augment: Augment) -> tuple[Tensor, T
 class EpochBatches(Sampler[list[int]]):
     """Shuffled batches; process `rank` of `world` gets its share of every batch, so that all steps are global ones.
 
-    A last batch smaller than the rest is dropped, unless it is the only one.
+    A last batch smaller than the rest is dropped, unless it is the only one. Fewer images than processes are repeated:
+    each process has one at least. Raises UserError for a batch of fewer images than processes.
     """
 
     def __init__(self, count: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.count, self.batch, self.seed, self.rank, self.world = count, min(batch, count), seed, rank, world
+        if batch < world:
+            raise UserError(f"optim.batch {batch} is shared by {world} processes: give {world} or more, one for each")
+        self.count, self.seed, self.rank, self.world = count, seed, rank, world
+        self.batch = max(min(batch, count), world)
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.count // self.batch
+        return max(1, self.count // self.batch)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this process's indices of each batch of the epoch."""
         generator = torch.Generator().manual_seed(stable_seed(self.seed, "order", self.epoch))
-        order = torch.randperm(self.count, generator=generator).tolist()
+        order = torch.randperm(self.count, generator=generator).tolist() * math.ceil(self.batch / self.count)
         for start in range(0, len(self) * self.batch, self.batch):
             yield order[start + self.rank : start + self.batch : self.world]
 

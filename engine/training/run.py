@@ -32,7 +32,7 @@ from engine.storage.errors import noted
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
 from engine.training.batches import Batch, EpochBatches, collate, make_loader, stable_seed, varied
-from engine.training.sets import read_sets
+from engine.training.sets import read_sets, warn_of_seen
 from engine.training.start import pretrained_backbone
 from models.criterion import Criterion
 from models.norms import absorb_statistics
@@ -77,6 +77,8 @@ class Run:
         self.digests: dict[str, list[str]] = {
             task: digests(r.image for r in task_set.records) for task, task_set in self.train_sets.items()
         }
+        if self.is_main and not overfit:
+            warn_of_seen({t: set(d) for t, d in self.digests.items()}, eval_sets, config.data.holdout)
         self.classes: dict[str, tuple[str, ...]] = {
             task: self.train_sets[task].classes if task in self.train_sets else () for task in TASKS
         }

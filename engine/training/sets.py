@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from data.catalog import load_set
-from data.errors import SetNotFound
+from data.errors import DataError, SetNotFound
 from data.types import TASKS, Task, TaskSet
+from engine.evaluation.leakage import digest
 from engine.settings.config import Config
+
+HOLD_BACK = "`--data.holdout true` trains on five sixths of the training images and scores on the others"
 
 
 def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], dict[Task, TaskSet]]:
@@ -27,12 +32,38 @@ def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], di
                 scored = load_set(root, task, "train", learnt.classes, part="choose", fold=fold)
             else:
                 scored = load_set(root, task, "val", learnt.classes)
-        except SetNotFound:
-            if task in config.order:
-                raise
-            continue
+        except SetNotFound as error:
+            if task not in config.order:
+                continue
+            raise SetNotFound(f"{error}; {HOLD_BACK}" if _only_to_train(root, task) else str(error)) from None
+        if not learnt.records or not scored.records:
+            raise DataError(
+                f"{root}: {len(learnt.records)} images of {task} to train on and {len(scored.records)} to score on: "
+                "bring two or more, or leave out --data.holdout"
+            )
         train[task], held[task] = learnt, scored
     return train, held
+
+
+def _only_to_train(root: str, task: Task) -> bool:
+    """Whether there is a training set, so that only images to score on are missing."""
+    try:
+        return bool(load_set(root, task, "train").records)
+    except DataError:
+        return False
+
+
+def warn_of_seen(train: Mapping[str, Collection[str]], held: Mapping[Task, TaskSet], held_back: bool) -> None:
+    """Say which images are scored and trained on; `train` has the digests of each task's training images."""
+    counts = {task: sum(digest(r.image) in train[task] for r in scored.records) for task, scored in held.items()}
+    seen = [f"{count} of the {len(held[task].records)} images of {task}" for task, count in counts.items() if count]
+    if seen:
+        remedy = "remove the copies" if held_back else HOLD_BACK
+        print(
+            f"warning: {', '.join(seen)} that are scored are also trained on: the scores say nothing about new images; "
+            f"{remedy}",
+            file=sys.stderr,
+        )
 
 
 def first(task_set: TaskSet, count: int) -> TaskSet:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.norms import BatchNorm2d
+
 
 class DepthwiseConv2d(nn.Conv2d):
     """One 3x3 filter a channel; on the CPU always in float32.
@@ -34,7 +36,7 @@ def conv(
     kind = DepthwiseConv2d if groups > 1 and stride * dilation > 1 else nn.Conv2d
     layers: list[nn.Module] = [
         kind(c_in, c_out, kernel, stride, pad, dilation, groups, bias=False),
-        nn.BatchNorm2d(c_out),
+        BatchNorm2d(c_out),
     ]
     if relu:
         layers.append(nn.ReLU(inplace=True))

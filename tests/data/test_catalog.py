@@ -25,6 +25,16 @@ def test_holdout_is_fixed_and_covers_the_set(tmp_path: Path) -> None:
     assert sorted(r.image for part in held for r in part) == sorted(r.image for r in whole.records)  # each once
 
 
+def test_of_few_images_one_is_held_back(tmp_path: Path) -> None:
+    cls_set(tmp_path, "{split}", "train", IMAGENETTE_IDS)
+    whole = load_set(tmp_path, "cls", "train")
+    for count, left in ((1, 0), (2, 1), (3, 2), (5, 4)):
+        few = replace(whole, records=whole.records[:count])
+        for fold in get_args(Fold):
+            assert len(holdout(few, "choose", fold).records) == 1
+            assert len(holdout(few, "fit", fold).records) == left
+
+
 def test_summary_counts_boxes_pixels_and_images(tmp_path: Path) -> None:
     det_set(tmp_path / "mini_coco_det", "{split}/images", "{split}/annotations.json", "val")
     seg_set(tmp_path / "mini_voc_seg", "{split}/images", "{split}/masks", "val")

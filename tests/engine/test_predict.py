@@ -297,6 +297,19 @@ def test_strips_make_the_same_mask_and_the_same_drawing(size: tuple[int, int]) -
         assert np.array_equal(drawn[: size[0], : size[1]], tinted(np.asarray(image), mask))
 
 
+@pytest.mark.parametrize("task", ["seg", "det", "cls"])
+def test_a_network_of_one_task_says_what_it_knows(task: str) -> None:
+    classes = {"seg": ("background", "cat"), "det": ("cat",), "cls": ("cat", "dog")}
+    one = OneHead(ModelConfig(queries=20), {t: names if t == task else () for t, names in classes.items()}, 64).eval()
+    result = predict(one, photo(), score=0.0)
+    assert (result.label in ("cat", "dog")) == (result.probability > 0) == (task == "cls")
+    assert bool(result.boxes) == (task == "det")
+    assert bool(result.regions) == (task == "seg")
+    assert result.mask.shape == (80, 120)
+    assert draw(photo(), result).width == 480 + LEGEND
+    assert json.loads(json.dumps(result.to_json()))["label"] == result.label
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss counts kibibytes on Linux alone")
 def test_a_picture_of_63_megapixels_takes_less_than_a_gigabyte_and_a_half(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from models.boxes import to_xyxy
 from models.deploy import Deployed, fused
+from models.onehead import ModelConfig, OneHead
 from models.postprocess import class_masks, detections
 from tests.models.builders import images, tiny
 
@@ -54,3 +55,15 @@ def test_what_is_deployed_is_what_a_user_reads() -> None:
     assert found.mask.dtype == torch.int64
     assert 0 <= int(found.mask.min()) <= int(found.mask.max()) < 5
     assert found.label.shape == (1,)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", ["seg", "det", "cls"])
+def test_a_network_of_one_task_is_deployed(task: str) -> None:
+    classes = {"seg": ("background", "cat"), "det": ("cat",), "cls": ("cat", "dog")}
+    model = OneHead(ModelConfig(queries=20), {t: names if t == task else () for t, names in classes.items()}, 64).eval()
+    found = Deployed(model)(images(2)[..., :64, :64])
+    assert found.scores.shape[1] == (20 if task == "det" else 0)
+    assert found.mask.shape == (2, 64, 64)
+    assert task == "seg" or not found.mask.any()
+    assert found.label.shape == (2,)

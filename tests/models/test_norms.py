@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import BACKBONES
-from models.norms import absorb_statistics, freeze_statistics, normed_convolutions
+from models.norms import BatchNorm2d, absorb_statistics, freeze_statistics, normed_convolutions
 from models.onehead import ModelConfig, OneHead
 
 
@@ -72,3 +72,24 @@ def test_frozen_statistics_stay_in_training_and_weights_learn() -> None:
     block(torch.rand(2, 3, 8, 8)).sum().backward()
     assert torch.equal(block[1].running_mean, torch.zeros(4))
     assert block[0].weight.grad.abs().sum() > 0
+
+
+def test_a_single_value_is_normed_by_the_running_statistics() -> None:
+    norm = BatchNorm2d(1, eps=1e-12).train()
+    norm.running_mean.fill_(1.0)
+    norm.running_var.fill_(4.0)
+    assert norm(torch.full((1, 1, 1, 1), 5.0)).item() == 2.0
+    assert norm.training
+    assert (norm.running_mean.item(), norm.running_var.item()) == (1.0, 4.0), "one value is no statistic"
+    pair = norm(torch.tensor([3.0, 5.0]).view(2, 1, 1, 1))
+    torch.testing.assert_close(pair.flatten(), torch.tensor([-1.0, 1.0]))
+    assert norm.running_mean.item() == pytest.approx(1.3)  # 0.9 x 1 + 0.1 x 4
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_one_image_with_a_map_of_one_cell_is_learnt_from(backbone: str) -> None:
+    classes = {"seg": ("background", "cat"), "det": ("cat",), "cls": ("cat", "dog")}
+    model = OneHead(ModelConfig(backbone=backbone, queries=20), classes, 32).train()
+    model(torch.rand(1, 3, 32, 32))["pred_class"].sum().backward()
+    assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+    assert sum(float(p.grad.abs().sum()) for p in model.backbone.parameters() if p.grad is not None) > 0

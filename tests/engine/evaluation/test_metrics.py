@@ -263,3 +263,9 @@ def test_top1_of_resampled_images() -> None:
     result = ClassificationTally(np.array([0, 1]), np.array([0, 0]), ("tench", "church"))
     assert result.scores([0, 0, 0, 1])["Top-1"] == 0.75
     assert math.isnan(ClassificationTally(np.array([2]), np.array([0]), ("a", "b"), ("c",)).scores()["Top-1_known"])
+
+
+def test_one_class_alone_is_scored() -> None:
+    tally = ClassificationTally(np.array([0, 0]), np.array([0, 0]), ("tench",))
+    assert tally.scores() == {"Top-1": 1.0, "Top-1_known": 1.0}
+    assert tally.per_class() == {"tench": {"accuracy": 1.0, "images": 2.0}}
