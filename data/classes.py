@@ -28,7 +28,7 @@ IMAGENETTE: dict[str, str] = {
 }
 """WordNet id -> readable name, in the order of the ids (https://github.com/fastai/imagenette)."""
 
-_WORDNET_ID = re.compile(r"n\d{8}(?!\d)")
+_WORDNET_ID = re.compile(r"(?<![a-z0-9])n\d{8}(?!\d)")
 
 
 def voc_palette() -> np.ndarray:
@@ -104,8 +104,8 @@ _BY_NAME = NameIndex(IMAGENETTE.values())
 
 
 def imagenette_name(folder: str) -> str | None:
-    """Return the readable Imagenette name behind `n01440764`, `n01440764-tench`, `tench` or `Golf_ball`."""
-    found = _WORDNET_ID.match(folder.lower())
+    """Return the readable Imagenette name behind `n01440764`, `0_n01440764-tench`, `tench` or `Golf_ball`."""
+    found = _WORDNET_ID.search(folder.lower().replace("_", "-"))
     if found is not None:
         return IMAGENETTE.get(found.group())
     position = _BY_NAME(folder)

@@ -13,8 +13,8 @@ UNMULTIPLIED = {"P": "RGBA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 """Modes that reach RGB by way of another: a palette may carry transparency, and colours may be scaled by it."""
 
 
-STRIP = 1 << 20
-"""Pixels of a large picture that are worked on at once."""
+STRIP = 1 << 18
+"""Pixels of a large picture that are worked on at once; a hundred bytes are needed for each."""
 
 
 def strips(width: int, height: int) -> Iterator[tuple[int, int]]:
@@ -32,10 +32,12 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A copy of an image as 8-bit RGB; transparency is dropped, of 16 bits the upper 8 are kept.
+    """An image as 8-bit RGB, itself where it is that; transparency is dropped, of 16 bits the upper 8 are kept.
 
     Floats are taken as 0..1, or 0..255 where one is above 1. Raises ValueError for floats beyond.
     """
+    if image.mode == "RGB":
+        return image
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
         # Pillow would clip everything above 255 to white. In a file, mode I stands for 16 bits.

@@ -1,6 +1,6 @@
 """ONNX files of a trained model, with post-processing inside, and how they are read back.
 
-    python -m engine.export --weights weights/onehead.pt --out onehead.onnx
+    python -m engine.export --weights weights/onehead.pt --out onehead.onnx     # --size 512 --opset 20 --half
     python eval.py --weights onehead.onnx --data_root data --tasks all
 
 One input, `images`: float32 (B, 3, S, S) in 0..1. Outputs are those of `models.deploy.Final`, classes as indices
@@ -10,10 +10,14 @@ into the lists of the file's metadata.
 from __future__ import annotations
 
 import argparse
+import importlib
+import io
 import json
+import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from torch import Tensor, nn
 
 from engine.storage.checkpoint import load_model
 from engine.storage.errors import UserError, run_cli
+from engine.storage.files import write_bytes
 from models.deploy import Deployed, Final
 from models.onehead import OneHead
 
@@ -67,32 +72,57 @@ class OnnxModel(nn.Module):
         return self.run(images, RAW)
 
 
-def export(model: OneHead, path: Path) -> None:
-    """Write a model as ONNX. Raises UserError when the file cannot be written or the packages are missing."""
+def export(model: OneHead, path: Path, opset: int = OPSET, half: bool = False) -> None:
+    """Write a model as ONNX, computed in float16 if `half`; inputs and outputs stay float32.
+
+    Raises UserError when the file cannot be written or the packages are missing.
+    """
     check_packages()
-    onnx = _import("onnx")
+    proto = traced(model, opset)
+    if half:
+        with quiet():
+            proto = _import("onnxruntime.transformers.float16").convert_float_to_float16(proto, keep_io_types=True)
+    about = {"classes": model.classes, "input_size": model.input_size}
+    _import("onnx.helper").set_model_props(proto, {"onehead": json.dumps(about)})
+    try:
+        write_bytes(path, proto.SerializeToString())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name a file in a folder that can be written") from None
+
+
+def traced(model: OneHead, opset: int) -> Any:
+    """The ONNX graph of a model for batches of any size. Raises UserError for an opset that cannot be made."""
     images = torch.rand(2, 3, model.input_size, model.input_size)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         program = torch.onnx.export(
             Deployed(model.cpu().float()).eval(),
             (images,),
             input_names=["images"],
             output_names=[*FINAL, *RAW],
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=1024)}},
             verbose=False,
         )
     assert program is not None
     proto = program.model_proto
-    about = {"classes": model.classes, "input_size": model.input_size}
-    onnx.helper.set_model_props(proto, {"onehead": json.dumps(about)})
+    made = next(entry.version for entry in proto.opset_import if not entry.domain)
+    if made != opset:
+        raise UserError(f"--opset {opset}: this torch writes {made} of it; give {made}, or leave it out")
+    return proto
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what the exporter tells its own developers; errors are raised all the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(proto, str(path))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name a file in a folder that can be written") from None
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def largest_difference(model: OneHead, exported: OnnxModel, images: Tensor) -> dict[str, float]:
@@ -107,16 +137,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export, read back, compare on a drawn image."""
     parser = argparse.ArgumentParser(description="Write a model as ONNX, with post-processing inside.")
     parser.add_argument("--weights", required=True, help="checkpoint of the model")
-    parser.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
+    parser.add_argument("--out", type=Path, help="file to write, NAME.onnx (default: beside the checkpoint)")
+    parser.add_argument(
+        "--size", type=int, help="side of the square input, a multiple of 32 (default: the checkpoint's)"
+    )
+    parser.add_argument("--opset", type=int, default=OPSET, help="version of ONNX's operators (default: %(default)s)")
+    parser.add_argument("--half", action="store_true", help="compute in float16: half the file, for GPUs")
     args = parser.parse_args(argv)
-    model = load_model(args.weights)
+    check_packages()
     path = args.out or Path(args.weights).with_suffix(".onnx")
-    export(model, path)
+    check_options(path, Path(args.weights), args.opset)
+    model = resized(load_model(args.weights), args.size)
+    export(model, path, args.opset, args.half)
     size = model.input_size
     off = largest_difference(model, OnnxModel(path), torch.rand(2, 3, size, size, generator=torch.manual_seed(0)))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, input {size} x {size}")
     print("largest difference to torch: " + ", ".join(f"{name} {value:.1e}" for name, value in off.items()))
     return 0
+
+
+def check_options(path: Path, weights: Path, opset: int) -> None:
+    """Refuse to write over the checkpoint or under a name that is not known again, and an opset that is none."""
+    if path.resolve() == weights.resolve():
+        raise UserError(f"--out {path}: is the file of --weights; name another")
+    if not is_onnx(path):
+        raise UserError(f"--out {path}: give a name that ends in .onnx, by which eval.py and predict know it again")
+    newest = _import("onnx.defs").onnx_opset_version()
+    if not OPSET <= opset <= newest:
+        raise UserError(f"--opset {opset}: the installed onnx and torch write {OPSET} to {newest}")
+
+
+def resized(model: OneHead, size: int | None) -> OneHead:
+    """The model for another input size, in place. Raises UserError for one that it cannot take."""
+    if size is not None:
+        try:
+            if size < 32 or size % 32:
+                raise ValueError(f"{size} is no multiple of 32")
+            OneHead(model.config, model.classes, size)  # knows what a network needs
+        except ValueError as error:
+            raise UserError(f"--size {size}: {error}") from None
+        model.input_size = size
+    return model
 
 
 def check_packages() -> None:
@@ -128,9 +189,9 @@ def check_packages() -> None:
 def _import(name: str) -> Any:
     """A package that only export needs. Raises UserError when it is not installed."""
     try:
-        return __import__(name)
+        return importlib.import_module(name)
     except ImportError:
-        raise UserError(f"ONNX files need the package {name}: {NEEDED}") from None
+        raise UserError(f"ONNX files need the package {name.split('.')[0]}: {NEEDED}") from None
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from engine.storage.errors import UserError, noted, run_cli
 from engine.storage.files import first_process, run_lock, write_text
 from engine.tracking.plots import plot_forgetting
 from engine.training.changed_data import check_data
-from engine.training.run import JOINT, SUMMARY, Run
+from engine.training.run import JOINT, SUMMARY, Run, headline
 from engine.training.stage import StageLoop
 from engine.training.start import first_weights
 from models.onehead import OneHead, count_parameters
@@ -206,8 +206,7 @@ def train_stage(run: Run, name: str, unfinished: dict[str, Any] | None) -> None:
     if not run.is_main:
         return  # the main process keeps the figures
     last = run.tracker.rows[-1]
-    shown = ", ".join(f"{m} {last[m]:.3f}" for m in ("mIoU", "mAP", "AP50", "Top-1") if last.get(m) is not None)
-    run.print(f"stage {name}: {last['seconds'] / 60:.1f} min, {shown}")
+    run.print(f"stage {name}: {last['seconds'] / 60:.1f} min, {headline(last)}")
 
 
 def print_table(summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder: Path) -> None:

@@ -32,7 +32,7 @@ def rgb_picture(picture: AnyPicture) -> Image.Image:
         return array_to_rgb(picture)
     if not isinstance(picture, Image.Image):
         return opened(os.fspath(picture))
-    return picture if picture.mode == "RGB" else to_rgb(picture)
+    return to_rgb(picture)
 
 
 def is_url(source: str) -> bool:

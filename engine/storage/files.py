@@ -17,13 +17,19 @@ LOCK = ".lock"
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file at once. Raises UserError naming the file."""
+    try:
+        write_bytes(path, text.encode())
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file at once, its folder made if need be. Raises OSError, and leaves what was there."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
-    except OSError as error:
-        raise cannot_write(path, error) from None
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -268,6 +268,11 @@ def rounded(evaluation: Evaluation) -> Row:
     return {k: None if math.isnan(v) else round(v, 5) for k, v in evaluation.scores.items()}
 
 
+def headline(row: Row) -> str:
+    """The metrics of a row that people look at first, as text."""
+    return ", ".join(f"{m} {row[m]:.3f}" for m in ("mIoU", "mAP", "AP50", "Top-1") if row.get(m) is not None)
+
+
 def last_seconds(rows: list[Row]) -> dict[str, float]:
     """Training time of each stage, in seconds."""
     return {r["stage"]: r["seconds"] for r in rows}

@@ -27,7 +27,7 @@ from engine.storage.errors import UserError
 from engine.training.batches import Batch, stable_seed
 from engine.training.distributed import synchronise
 from engine.training.rates import parameter_groups, rate, shared_rate
-from engine.training.run import Run, rounded
+from engine.training.run import Run, headline, rounded
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
 from models.norms import absorb_statistics, freeze_statistics
@@ -116,6 +116,10 @@ class StageLoop:
             if run.is_main:
                 evaluation = run.evaluate(self.ema.module) if self.epoch in self.evaluation_epochs() else None
                 run.tracker.log({**row, **(rounded(evaluation) if evaluation else {})}, len(self.loaders["augmented"]))
+                if evaluation and self.epoch < self.epochs:
+                    run.print(
+                        f"stage {self.name}, epoch {self.epoch} of {self.epochs}: {headline(run.tracker.rows[-1])}"
+                    )
                 if evaluation and self.epoch == self.epochs:
                     run.tracker.stage_end(evaluation, run.evaluator, self.ema.module)
                 if time.monotonic() - saved >= run.config.track.save_seconds and self.epoch < self.epochs:

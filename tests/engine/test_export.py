@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import eval as command
 from engine.evaluation.metrics import predicted_mask
 from engine.export import FINAL, OnnxModel, largest_difference, main
+from engine.storage import files
 from engine.storage.checkpoint import load_model, model_content, save
 from engine.storage.errors import UserError, run_cli
 from models.boxes import to_xyxy
@@ -99,3 +101,58 @@ def test_what_is_no_export_is_refused_in_one_sentence(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="no OneHead model"):
         OnnxModel(tmp_path / "other.onnx")
+
+
+def test_size_opset_and_half_precision_are_chosen_without_noise(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "small.onnx"
+    weights = str(folder / "model.pt")
+    assert main(["--weights", weights, "--out", str(out), "--size", "96", "--opset", "20", "--half"]) == 0
+    captured = capfd.readouterr()
+    assert not captured.err
+    assert [line.split(":")[0] for line in captured.out.splitlines()] == [str(out), "largest difference to torch"]
+    assert [path.name for path in out.parent.iterdir()] == ["small.onnx"]
+    proto = onnx.load(out)
+    assert next(entry.version for entry in proto.opset_import if not entry.domain) == 20
+    halves = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16]
+    assert sum(len(t.raw_data) for t in halves) > 0.9 * sum(len(t.raw_data) for t in proto.graph.initializer)
+    exported, model = OnnxModel(out, 1), load_model(weights)
+    assert exported.input_size == 96
+    off = largest_difference(model, exported, torch.rand(2, 3, 96, 96, generator=torch.manual_seed(2)))
+    assert 0 < off["pred_class"] < 2e-2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--out", "{weights}"), "is the file of --weights; name another"),
+        (("--out", "model.bin"), "give a name that ends in .onnx"),
+        (("--opset", "3"), "--opset 3: the installed onnx and torch write 18 to"),
+        (("--size", "100"), "--size 100: 100 is no multiple of 32"),
+        (("--size", "0"), "--size 0: 0 is no multiple of 32"),
+    ],
+)
+def test_options_of_no_use_are_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, options: tuple[str, str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "w.onnx"  # a checkpoint may be called so
+    weights.write_bytes((folder / "model.pt").read_bytes())
+    name, value = options
+    given = ["--weights", str(weights), "--out", str(tmp_path / "new.onnx"), name, value.format(weights=weights)]
+    assert run_cli(main, given) == 2
+    assert sentence in capsys.readouterr().err
+    assert weights.read_bytes() == (folder / "model.pt").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["w.onnx"]
+
+
+def test_a_file_that_cannot_be_replaced_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "x.onnx").write_bytes(b"before")
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_bytes(tmp_path / "x.onnx", b"after")
+    assert (tmp_path / "x.onnx").read_bytes() == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]

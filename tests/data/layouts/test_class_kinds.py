@@ -137,3 +137,32 @@ def test_time_is_linear_in_classes(tmp_path: Path) -> None:
     assert [record.label for record in again.records] == [record.label for record in found.records]
     assert len(again.records) == 3_000
     assert time.process_time() - began < 9  # 20,000 within a minute
+
+
+NAMES = tuple(IMAGENETTE.values())
+NUMBERS = tuple(map(str, range(10)))
+
+
+@pytest.mark.parametrize(
+    ("place", "folders", "suffix"),
+    [
+        ("val", tuple(IMAGENETTE), ".jpg"),
+        ("", tuple(IMAGENETTE), ".png"),
+        ("test", tuple(f"{k}_{wordnet}" for k, wordnet in enumerate(IMAGENETTE)), ".jpg"),
+        ("hidden/classification", NAMES, ".jpg"),
+        ("test", tuple(name.replace(" ", "_") for name in NAMES), ".png"),
+        ("", tuple(name.lower().replace(" ", "-") for name in NAMES), ".jpg"),
+        ("imagenette160", NUMBERS, ".jpg"),
+        ("mini_imagenette_160/hidden/val", NUMBERS, ".png"),
+        ("Imagenette2-160/test", tuple(f"{k:02}" for k in range(10)), ".jpg"),
+    ],
+)
+def test_imagenette_is_known_in_every_usual_layout(
+    tmp_path: Path, place: str, folders: tuple[str, ...], suffix: str
+) -> None:
+    for position, folder in enumerate(folders):
+        draw_image(tmp_path / place / folder / f"{position}{suffix}")
+    found = load_set(tmp_path, "cls", None, NAMES)
+    assert not found.unknown
+    assert [(record.image.stem, record.label) for record in found.records] == [(str(k), k) for k in range(10)]
+    assert load_set(tmp_path, "cls", None).classes == NAMES, "the order of the ids where no model says another"
