@@ -32,8 +32,8 @@ class Stage:
     model: the network in training, and in `settle` and `after_stage` the averaged weights that the stage ends with;
     loss: the training loss of a network on images (B, 3, S, S), None where none of them is annotated;
     pretrained: the backbone that the run began with, in eval mode and without gradients, if a remedy asks for it and
-    it was not random; vary: an image and its annotation, varied at random as
-    training images are.
+    it was not random; vary: augments an image and its annotation as training images are; old_examples: the training
+    images of an old task, augmented anew each time one is read.
     """
 
     tasks: tuple[str, ...]
@@ -44,6 +44,7 @@ class Stage:
     loss: Callable[[OneHead, Tensor, Targets], Tensor | None] = lambda *_: None
     pretrained: Pretrained | None = None
     vary: Callable[[Tensor, Targets], tuple[Tensor, Targets]] = lambda *example: example
+    old_examples: Callable[[str], Examples] = lambda _: []
 
 
 @dataclass
@@ -59,6 +60,12 @@ class Step:
     targets: Targets
     queries: Queries | None = None
     teacher_outputs: Outputs | None = None
+
+    def append(self, examples: Examples) -> None:
+        """Add images (3, S, S), each with its annotation as a batch of one, to the end of the batch."""
+        images = torch.stack([image for image, _ in examples]).to(self.images)
+        self.images = torch.cat([self.images, images])
+        self.targets = Targets.cat([self.targets, *(targets.to(images.device) for _, targets in examples)])
 
     @torch.no_grad()
     def query_teacher(self, stage: Stage) -> Outputs:

@@ -125,10 +125,20 @@ def test_configuration_switches_remedies_on_and_off() -> None:
     assert list(remedies(ContinualConfig(replay=0, distill=0.5))) == ["distill"]
     assert list(remedies(ContinualConfig(replay=10, distill=0.0))) == ["replay"]
     everything = ContinualConfig(
-        replay=10, compose=0.5, lwf=1.0, distill=0.5, hold=1.0, recall=1.0, ewc=1.0, l2sp=1.0, average=0.5, freeze=True
+        replay=10,
+        replay_sets=10,
+        compose=0.5,
+        lwf=1.0,
+        distill=0.5,
+        hold=1.0,
+        recall=1.0,
+        ewc=1.0,
+        l2sp=1.0,
+        average=0.5,
+        freeze=True,
     )
     # Added images have to be there before any teacher is asked about them.
-    names = ["replay", "compose", "lwf", "distill", "hold", "recall", "ewc", "l2sp", "average", "freeze"]
+    names = ["replay", "replay_sets", "compose", "lwf", "distill", "hold", "recall", "ewc", "l2sp", "average", "freeze"]
     assert list(remedies(everything)) == names
 
 

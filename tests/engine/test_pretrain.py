@@ -215,6 +215,7 @@ def test_a_published_stage_0_is_half_as_large_and_says_nothing_of_where_it_was_m
     content = load(tmp_path / "small.pt")
     assert all(v.dtype in (torch.float16, torch.int64) for v in content["model"].values())
     assert not {"data", "pretrain", "runs", "rows"} & {*content, *content["config"]}
+    assert "/" not in content["teacher"]
     whole, small = (load_pretrained(p, "fast_scnn") for p in (finished / "pretrain.pt", tmp_path / "small.pt"))
     for one, other in zip(whole.state_dict().values(), small.state_dict().values()):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
