@@ -35,7 +35,7 @@ class ContinualConfig:
     replay_sets: int = 0
     """Images added to each step of each old task, drawn from its whole training set and augmented anew, at most 10."""
     compose: float = 0.0
-    """Images composed of four of the step's own, as a share of its images, for the teacher to speak about."""
+    """Unlabelled images composed of four of the step's own, as a share of its images, for distillation."""
     ewc: float = 0.0
     """Elastic Weight Consolidation: stiffness; an average weight that matters has importance 1."""
     l2sp: float = 0.0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from continual.base import Losses, Remedy, Stage, Step
-from continual.teaching import divergence, object_distance
+from continual.teacher_remedy import divergence, object_distance
 from models.head import Outputs
 from models.onehead import OneHead
 from models.targets import VOID, Targets

@@ -178,8 +178,8 @@ def _by_colour(path: Path, colours: np.ndarray, num_classes: int, coding: MaskCo
     plain = (colours == grey[..., None]).all()
     if (indices >= 0).all() and not (coding.values and plain):
         return indices.astype(np.uint8)
-    meant = coding.values or range(num_classes)
-    if plain and np.isin(grey, [*meant, VOID]).all():
+    values = coding.values or range(num_classes)
+    if plain and np.isin(grey, [*values, VOID]).all():
         return _checked(path, grey, num_classes, coding.values)
     code = int(codes[indices < 0].min())
     where = "the colours that its classes are given" if coding.colours else "the VOC colour map"

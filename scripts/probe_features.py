@@ -113,8 +113,8 @@ def probe_masks(fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], classes
     with torch.no_grad():
         for one, mask in zip(*held):
             logits = layer((one[None].float() - mean) / std)[0]
-            said = predicted_mask(logits, (mask.shape[0], mask.shape[1]))
-            found.append(confusion_matrix(mask, said, len(classes), void=VOID))
+            predicted = predicted_mask(logits, (mask.shape[0], mask.shape[1]))
+            found.append(confusion_matrix(mask, predicted, len(classes), void=VOID))
     return SegmentationTally(np.stack(found), tuple(classes)).scores()["mIoU"]
 
 

@@ -101,7 +101,7 @@ def _found_cls(tree: Tree, split: str, best: _Classes) -> Found:
 
 
 def _nested(best: _Classes) -> tuple[str, ...]:
-    """Return what is to be said about folders in class folders."""
+    """Return a note about folders in class folders."""
     inner = [PurePosixPath(path).parts for path in best.nested]
     shelves = best.nested and all(is_shelf(names[0], names[1:2]) for names in inner)
     what = "are classes, on shelves of one letter" if shelves else "inside class folders: their images are of those"
@@ -121,12 +121,12 @@ def _classes_in(tree: Tree, folder: Folder, split: str, rank: int) -> _Classes:
     for child in children:
         if child in structural:
             continue
-        places = _places(tree, child, split)
-        if places:
-            found.images[child.path.name] = [place.path / name for place in places for name in place.images]
-            deeper = [place for place in places if place is not child and not _is_structural(place)]
-            found.nested += ["/".join(place.names[len(folder.names) :]) for place in deeper]
-            if any(split_of(place.names[-1]) for place in places if place is not child):
+        inside = _inside(tree, child, split)
+        if inside:
+            found.images[child.path.name] = [sub.path / name for sub in inside for name in sub.images]
+            deeper = [sub for sub in inside if sub is not child and not _is_structural(sub)]
+            found.nested += ["/".join(sub.names[len(folder.names) :]) for sub in deeper]
+            if any(split_of(sub.names[-1]) for sub in inside if sub is not child):
                 split_below.append(child.path.name)
     # `x/train` and `x/val` are a set of their own rather than splits of one class x.
     if len(split_below) == 1 and imagenette_name(split_below[0]) is None:
@@ -139,22 +139,22 @@ def _classes_in(tree: Tree, folder: Folder, split: str, rank: int) -> _Classes:
     return found
 
 
-def _places(tree: Tree, child: Folder, split: str) -> list[Folder]:
+def _inside(tree: Tree, child: Folder, split: str) -> list[Folder]:
     """Return the folders that hold the images of one class: its own and those in it; [] if it is a set of its own."""
-    depth, places = len(child.names), []
-    for place in tree.below(child.names):
-        inner = place.names[depth:]
+    depth, inside = len(child.names), []
+    for sub in tree.below(child.names):
+        inner = sub.names[depth:]
         parts = [name for name in inner if _says_structure(name)]
         splits = [name for name in parts if split_of(name)]
-        if splits and (len(inner) > 1 or any(below.images for below in tree.children(place))):
+        if splits and (len(inner) > 1 or any(below.images for below in tree.children(sub))):
             return []
-        if any(role_of((name,)) == "mask" for name in parts) or _is_annotated(place):
+        if any(role_of((name,)) == "mask" for name in parts) or _is_annotated(sub):
             return []
         # The name of the class says nothing about the split: think of "test tube".
         fits = split_rank((*child.names[:-1], *inner), split)
-        if place.images and fits in ((2,) if split == ALL else (0, 1)):
-            places.append(place)
-    return places
+        if sub.images and fits in ((2,) if split == ALL else (0, 1)):
+            inside.append(sub)
+    return inside
 
 
 def _are_sets(tree: Tree, found: _Classes, split: str) -> bool:
@@ -207,9 +207,9 @@ def _is_structural(folder: Folder) -> bool:
 
 
 def _says_structure(name: str) -> bool:
-    """Tell whether a name speaks of splits, tasks or files only, and so perhaps of no class."""
-    said = set(words(name))
-    return said <= KNOWN_WORDS and bool(said - {"class", "classes"})
+    """Tell whether a name holds words of splits, tasks or files only, and so perhaps of no class."""
+    name_words = set(words(name))
+    return name_words <= KNOWN_WORDS and bool(name_words - {"class", "classes"})
 
 
 def _is_annotated(folder: Folder) -> bool:

@@ -52,14 +52,14 @@ class _Entry:
     colour: Colour | None = None
 
 
-def find_names(places: Iterable[Path], files: Sequence[str] = MASK_FILES) -> ClassNames | None:
-    """Read the first file of `files`, in whatever case, that names classes in one of `places`; None if there is none.
+def find_names(folders: Iterable[Path], files: Sequence[str] = MASK_FILES) -> ClassNames | None:
+    """Read the first file of `files`, in whatever case, that names classes in one of `folders`; None if there is none.
 
     Raises DataError for a `classes.txt` that is empty, repeats a name, or names more than 255 classes.
     """
-    for place in dict.fromkeys(places):
+    for folder in dict.fromkeys(folders):
         try:
-            there = {path.name.lower(): path for path in sorted(place.iterdir()) if path.is_file()}
+            there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
         except OSError:
             continue
         for path in (there[name] for name in files if name in there):

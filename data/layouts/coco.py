@@ -49,7 +49,7 @@ class _Notes:
     def add(self, kind: str, *examples: str) -> None:
         self._examples[kind].extend(examples)
 
-    def say(self, sentence: str) -> None:
+    def add_sentence(self, sentence: str) -> None:
         self._sentences.append(sentence)
 
     def lines(self) -> tuple[str, ...]:
@@ -246,7 +246,7 @@ def _usable_boxes(raws: list[_Raw], units: Units | None, notes: _Notes) -> dict[
         areas = [number(raw.entry.get("area")) for raw in raws]
         units = guess_units([raw.box for raw in raws], [raw.view.frame for raw in raws], areas)
         if units != Units():
-            notes.say(f"boxes are read as {units}: COCO's x y width height in pixels does not fit them")
+            notes.add_sentence(f"boxes are read as {units}: COCO's x y width height in pixels does not fit them")
     boxes: dict[Path, list[_Box]] = defaultdict(list)
     for raw in raws:
         usable = _usable_box(raw, units, notes)

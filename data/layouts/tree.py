@@ -212,7 +212,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=200_000)
 def split_of(name: str) -> str | None:
-    """Return the split that a name speaks of; None if it names none or several (`train_val`)."""
+    """Return the split that a name holds; None if it names none or several (`train_val`)."""
     named = {SPLIT_WORDS[word] for word in words(name) if word in SPLIT_WORDS}
     return named.pop() if len(named) == 1 else None
 
@@ -233,29 +233,29 @@ def task_rank(names: Sequence[str], task: Task) -> int:
     for vocabulary, penalty in ((TASK_WORDS, 3), (SET_WORDS, 2)):
         for name in reversed(names):
             found = _words(name)
-            said = {vocabulary[word] for word in found if word in vocabulary}
-            if len(said) == 1:
-                return 0 if task in said else penalty if KNOWN_WORDS.issuperset(found) else 2
+            tasks = {vocabulary[word] for word in found if word in vocabulary}
+            if len(tasks) == 1:
+                return 0 if task in tasks else penalty if KNOWN_WORDS.issuperset(found) else 2
     return 1
 
 
 def split_note(split: str) -> tuple[str, ...]:
-    """Return what is to be said about a set without splits."""
+    """Return a note about a set without splits."""
     return ("no split is named anywhere: every image belongs to the set",) if split == ALL else ()
 
 
 def other_set(layout: str) -> str:
-    """Return what is to be said about a second set that a search finds."""
+    """Return a note about a second set that a search finds."""
     return f"there is another set, not used ({layout}); give its own folder as the root to use it"
 
 
 def role_of(names: Sequence[str]) -> str | None:
-    """Return "mask" or "image", as the innermost folder name says that speaks of either."""
+    """Return "mask" or "image", by the innermost folder name that holds either word."""
     for name in reversed(names):
-        said = set(_words(name))
-        if said & MASK_WORDS:
+        name_words = set(_words(name))
+        if name_words & MASK_WORDS:
             return "mask"
-        if said & IMAGE_WORDS:
+        if name_words & IMAGE_WORDS:
             return "image"
     return None
 

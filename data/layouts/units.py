@@ -1,4 +1,4 @@
-"""How the numbers of boxes are meant, and how they lie on the stored image."""
+"""What the numbers of boxes stand for, and how they lie on the stored image."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def guess_units(boxes: Sequence[Four], sizes: Sequence[tuple[float, float]], are
     out = sum(not _inside(box, size) for box, size in pairs)
     if pairs and len(pairs) == len(boxes):
         as_corners = [Units("corners").to_sizes(box, *size) for box, size in pairs]
-        told = out or _areas_fit(as_corners, scaled, sizes, areas)
-        if told and all(_inside(box, size) for box, (_, size) in zip(as_corners, pairs)):
+        corners_fit = out or _areas_fit(as_corners, scaled, sizes, areas)
+        if corners_fit and all(_inside(box, size) for box, (_, size) in zip(as_corners, pairs)):
             return Units("corners", fractions)
         as_centres = [Units("centres").to_sizes(box, *size) for box, size in pairs]
         if 2 * out >= len(pairs) and out > 1 and all(_inside(b, size) for b, (_, size) in zip(as_centres, pairs)):

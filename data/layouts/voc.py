@@ -154,12 +154,12 @@ def read_class_names(found: Found) -> ClassNames:
     Raises DataError for a `classes.txt` that is empty, repeats a name, or names more than 255 classes.
     """
     top = found.folder
-    places: list[Path] = []
+    folders: list[Path] = []
     for start in {path.parent: None for pair in found.pairs[:1] for path in reversed(pair)}:
-        places += [place for place in (start, *start.parents) if top in place.parents]
+        folders += [folder for folder in (start, *start.parents) if top in folder.parents]
     # With {split}/images the set's folder is the one above.
-    places += [top, top.parent] if split_of(top.name) else [top]
-    return find_names(places) or ClassNames(VOC_CLASSES)
+    folders += [top, top.parent] if split_of(top.name) else [top]
+    return find_names(folders) or ClassNames(VOC_CLASSES)
 
 
 def read_masks(found: Found, classes: Sequence[str] | None = None) -> TaskSet:

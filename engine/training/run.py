@@ -38,7 +38,7 @@ from engine.training.start import pretrained_backbone
 from models.criterion import Criterion
 from models.norms import absorb_statistics
 from models.onehead import OneHead
-from models.pretrained import Pretrained
+from models.pretrained_backbone import PretrainedBackbone
 from models.targets import Targets
 
 SUMMARY = "summary.json"
@@ -160,7 +160,7 @@ class Run:
         """The training images of a task, augmented as in its own stage."""
         return AugmentedImages(self.train_sets[cast(Task, task)], self.config.data.size, self.config.data.augment)
 
-    def pretrained(self, stage: str) -> Pretrained | None:
+    def pretrained(self, stage: str) -> PretrainedBackbone | None:
         """The backbone that this run began with, if a remedy asks for it and it was not random."""
         config, weights = self.config, self.config.continual
         if stage == JOINT or not (weights.hold or weights.recall):

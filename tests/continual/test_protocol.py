@@ -46,8 +46,8 @@ class Anchor(Remedy):
     def after_stage(self, stage: Stage) -> None:
         self.calls.append(f"after_stage {'+'.join(stage.tasks)}")
 
-    def settle(self, stage: Stage) -> None:
-        self.calls.append(f"settle {'+'.join(stage.tasks)}")
+    def after_training(self, stage: Stage) -> None:
+        self.calls.append(f"after_training {'+'.join(stage.tasks)}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"calls": len(self.calls)}
@@ -81,7 +81,7 @@ def run(chosen: Mapping[str, Remedy], steps: int = 2) -> list[dict[str, float]]:
             optimizer.step()
             history.append({k: v.item() for k, v in losses.items()})
         for remedy in chosen.values():
-            remedy.settle(stage)
+            remedy.after_training(stage)
         for remedy in chosen.values():
             remedy.after_stage(stage)
     return history
@@ -92,9 +92,9 @@ def test_a_strangers_remedy_is_called_in_the_documented_order() -> None:
     history = run({"anchor": anchor})
     step = ["before_step", "penalty"] * 2
     assert anchor.calls == [
-        *("before_stage seg after nothing", *step, "settle seg", "after_stage seg"),
-        *("before_stage det after seg", *step, "settle det", "after_stage det"),
-        *("before_stage cls after seg+det", *step, "settle cls", "after_stage cls"),
+        *("before_stage seg after nothing", *step, "after_training seg", "after_stage seg"),
+        *("before_stage det after seg", *step, "after_training det", "after_stage det"),
+        *("before_stage cls after seg+det", *step, "after_training cls", "after_stage cls"),
     ]
     assert ["anchor" in losses for losses in history] == [False, False, True, True, True, True]
     assert history[2]["anchor"] == 0  # the first step of a stage starts at its anchor

@@ -96,7 +96,7 @@ def test_nothing_is_replayed_in_the_first_stage() -> None:
 
 
 @pytest.mark.parametrize(("per_step", "added"), [(1, 1), (2, 2), (8, 8), (10, 8)])
-def test_every_step_replays_even_if_the_buffer_is_smaller_than_asked(per_step: int, added: int) -> None:
+def test_every_step_replays_even_if_the_buffer_is_smaller_than_a_step_s_share(per_step: int, added: int) -> None:
     replay = filled(4, per_step)
     replay.before_stage(stage(("cls",), ("seg", "det")))
     for _ in range(5):
@@ -226,7 +226,7 @@ def test_replayed_images_go_to_the_terms_of_their_own_task() -> None:
 
 
 @pytest.mark.parametrize("task", ["seg", "det", "cls"])
-def test_stored_outputs_hold_the_network_to_what_it_said(task: str) -> None:
+def test_stored_outputs_hold_the_network_to_its_old_outputs(task: str) -> None:
     torch.manual_seed(0)
     model = tiny()
     replay = Replay(3, 3, 2.0, False)
@@ -256,7 +256,7 @@ def test_stored_outputs_hold_the_network_to_what_it_said(task: str) -> None:
     assert {name for name, row in rows.items() if row.any()} == blocks
 
 
-def test_varied_images_differ_each_time_and_ask_for_no_stored_output() -> None:
+def test_augmented_images_differ_each_time_and_need_no_stored_output() -> None:
     torch.manual_seed(0)
     model = tiny()
     replay = Replay(1, 1, 2.0, True)

@@ -70,7 +70,7 @@ def expected() -> dict[str, bytes]:
     return dict(sorted(files.items()))
 
 
-def test_everything_arrives_and_a_second_call_asks_for_nothing(run, server, tmp_path, capsys):
+def test_everything_arrives_and_a_second_call_downloads_nothing(run, server, tmp_path, capsys):
     assert run() == 0
     assert tree(tmp_path / "data") == expected()
     server.log.clear()
@@ -90,7 +90,7 @@ def test_cut_connections_do_not_matter(run, server, tmp_path, cut, ranges):
     assert tree(tmp_path / "data") == expected()
 
 
-def test_only_the_tasks_asked_for(run, tmp_path, capsys):
+def test_only_the_named_tasks(run, tmp_path, capsys):
     assert run("--tasks", "det") == 0
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"mini_coco_det"}
     assert run("--tasks", "det,boxes") == 2
@@ -172,7 +172,7 @@ def test_a_new_process_goes_on_after_the_last_file_saved(run, server, tmp_path, 
 
 
 @pytest.mark.parametrize("offset", [1234, 10**9])
-def test_a_stale_note_of_the_place_in_the_tar_does_no_harm(run, server, tmp_path, offset):
+def test_a_stale_offset_in_the_tar_does_no_harm(run, server, tmp_path, offset):
     note = tmp_path / "data" / ".download" / "voc.json"
     note.parent.mkdir(parents=True)
     left = [f"JPEGImages/2007_00000{i}.jpg" for i in (0, 3, 5)]

@@ -15,8 +15,8 @@ from engine.settings.config import Config
 from engine.storage.checkpoint import FORMAT, backbone_weights, load, load_pretrained, stage0_path
 from engine.storage.errors import UserError
 from engine.train import main
-from engine.training.teachers import teacher_side
-from models.teacher import PublicTeacher
+from engine.training.teacher_runtime import teacher_side
+from models.public_teacher import PublicTeacher
 from scripts.publish_weights import main as publish
 
 TEACHER = "mobilenetv3_small_050"
@@ -144,9 +144,9 @@ def test_a_teacher_looks_at_larger_views_up_to_a_limit() -> None:
     assert [teacher_side(side) for side in (64, 128, 160, 192, 224, 256, 320)] == [96, 192, 224, 256, 256, 256, 320]
 
 
-def test_openvino_says_what_torch_says() -> None:
+def test_openvino_gives_the_outputs_of_torch() -> None:
     pytest.importorskip("openvino")
-    from engine.training.teachers import OpenVINOTeacher
+    from engine.training.teacher_runtime import OpenVINOTeacher
 
     teacher = PublicTeacher(TEACHER)
     views = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -208,7 +208,7 @@ def test_the_default_start_is_stage_0(
     assert says in capsys.readouterr().out
 
 
-def test_a_published_stage_0_is_half_as_large_and_says_nothing_of_where_it_was_made(
+def test_a_published_stage_0_is_half_as_large_and_names_no_folder_of_the_machine(
     finished: Path, tmp_path: Path
 ) -> None:
     assert publish([str(finished / "pretrain.pt"), str(tmp_path / "small.pt")]) == 0

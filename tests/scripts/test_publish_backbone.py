@@ -55,7 +55,7 @@ def test_the_file_says_how_images_are_normalised(published: Path) -> None:
 def test_names_go_there_and_back_and_foreign_ones_are_refused() -> None:
     weights = FastSCNN().state_dict()
     assert own_names(published_names(weights)).keys() == weights.keys()
-    with pytest.raises(KeyError, match="classifier.weight belongs to none of"):
+    with pytest.raises(KeyError, match=r"classifier.weight belongs to none of"):
         own_names({"classifier.weight": torch.zeros(1)})
 
 

@@ -59,7 +59,7 @@ def test_folders_of_images_and_masks_are_no_classes(tmp_path: Path) -> None:
         load_set(tmp_path, "cls", "val")
 
 
-def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+def test_what_is_left_out_is_noted(tmp_path: Path) -> None:
     draw(tmp_path / "val", ("dog/0.jpg", "cat/0.jpg", "dog/more/1.jpg", "loose.jpg", "train/0.jpg", "val/0.jpg"))
     found = load_set(tmp_path, "cls", "val")
     assert counts(found) == {"dog": 2, "cat": 1}
@@ -90,7 +90,7 @@ def test_known_names_decide_the_level(tmp_path: Path) -> None:
         ("cls/val/{}/0.JPEG", True),
     ],
 )
-def test_numbers_are_positions_only_if_the_set_says_so(tmp_path: Path, place: str, imagenette: bool) -> None:
+def test_numbers_are_positions_only_if_the_set_is_named_so(tmp_path: Path, place: str, imagenette: bool) -> None:
     draw(tmp_path, (place.format(k, k) for k in range(10)))
     readable = tuple(IMAGENETTE.values())
     found = load_set(tmp_path, "cls", "val", readable)

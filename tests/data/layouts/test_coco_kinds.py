@@ -128,7 +128,7 @@ def test_units(tmp_path: Path, form: str, fractions: bool) -> None:
     assert len(said) == (form != "sizes" or fractions)
 
 
-def test_corners_are_told_by_their_areas_where_they_fit_the_image_either_way(tmp_path: Path) -> None:
+def test_corners_are_recognised_by_their_areas_where_they_fit_the_image_either_way(tmp_path: Path) -> None:
     assert read(tmp_path, [[2, 2, 10, 8]])[0] == [[2, 2, 12, 10]]
     assert read(tmp_path, [[2, 2, 10, 8]], area=48)[0] == [[2, 2, 10, 8]]
 

@@ -174,7 +174,7 @@ def test_an_unknown_option_that_resembles_nothing_points_to_help() -> None:
         ("loss.l1.x: 1\n", 1, "loss.l1.x", "loss.l1"),
     ],
 )
-def test_an_unknown_key_in_a_file_names_place_and_nearest(
+def test_an_unknown_key_in_a_file_names_line_and_nearest_key(
     tmp_path: Path, text: str, line: int, name: str, meant: str
 ) -> None:
     path = write(tmp_path, text)

@@ -48,7 +48,7 @@ def calls(path: Path) -> list[ast.Call]:
     return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
 
 
-def test_nothing_in_the_program_executes_what_a_file_says() -> None:
+def test_nothing_in_the_program_executes_the_content_of_a_file() -> None:
     files = [p for room in ("data", "engine", "models", "continual", "scripts") for p in (ROOT / room).rglob("*.py")]
     for path in [*files, ROOT / "eval.py"]:
         for call in calls(path):

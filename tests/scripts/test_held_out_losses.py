@@ -11,7 +11,7 @@ import torch
 from data.types import TASKS
 from engine.storage.errors import UserError
 from engine.train import main as train
-from scripts.held_losses import METRICS, TERMS, drift, main
+from scripts.held_out_losses import METRICS, TERMS, drift, main
 from tests.engine.conftest import TINY, drawn  # noqa: F401
 
 

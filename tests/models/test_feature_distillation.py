@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.matching import FeatureMatching, pooled_maps, standardised
-from models.teacher import PublicTeacher, TeacherOutputs
+from models.feature_distillation import FeatureDistillation, pooled_maps, standardised
+from models.public_teacher import PublicTeacher, TeacherOutputs
 
 STUDENT, TEACHER = (4, 6, 8), (3, 5, 7)
 
@@ -24,7 +24,7 @@ def teacher_outputs(side: int = 64) -> TeacherOutputs:
 
 
 def test_an_untold_map_misses_all_of_the_variance() -> None:
-    matching = FeatureMatching(STUDENT, TEACHER, 10, 20)
+    matching = FeatureDistillation(STUDENT, TEACHER, 10, 20)
     for layer in (*matching.level, matching.semantic):
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
@@ -33,9 +33,9 @@ def test_an_untold_map_misses_all_of_the_variance() -> None:
         assert losses[name].item() == pytest.approx((cells - 1) / cells, rel=1e-3)
 
 
-def test_a_map_that_tells_all_costs_nothing() -> None:
+def test_a_map_that_determines_the_teacher_s_has_no_loss() -> None:
     said = teacher_outputs()
-    matching = FeatureMatching(TEACHER, TEACHER, 10, 20)
+    matching = FeatureDistillation(TEACHER, TEACHER, 10, 20)
     for layer, target in zip(matching.level, said.maps):
         mean, std = target.mean((0, 2, 3)), target.std((0, 2, 3))
         layer.weight.data = torch.diag(1 / std)[:, :, None, None]
@@ -46,7 +46,7 @@ def test_a_map_that_tells_all_costs_nothing() -> None:
 
 def test_the_values_of_pooled_features_and_logits() -> None:
     said = teacher_outputs()
-    matching = FeatureMatching(STUDENT, TEACHER, 10, 20, pooled_weight=3.0, logit_weight=0.25)
+    matching = FeatureDistillation(STUDENT, TEACHER, 10, 20, pooled_weight=3.0, logit_weight=0.25)
     student = maps(STUDENT, 64, 2)
     losses = matching(student, said)
     pooled = pooled_maps(student)
@@ -58,7 +58,7 @@ def test_the_values_of_pooled_features_and_logits() -> None:
 
 
 def test_a_teacher_may_look_at_larger_views_and_on_another_scale() -> None:
-    matching, student = FeatureMatching(STUDENT, TEACHER, 10, 20), maps(STUDENT, 64, 2)
+    matching, student = FeatureDistillation(STUDENT, TEACHER, 10, 20), maps(STUDENT, 64, 2)
     larger = teacher_outputs(96)
     assert all(torch.isfinite(v) for v in matching(student, larger).values())
     scaled = larger._replace(deep=100 * larger.deep + 3)
@@ -69,7 +69,7 @@ def test_a_teacher_may_look_at_larger_views_and_on_another_scale() -> None:
 
 def test_every_term_teaches_its_map_and_the_finest_one_learns_the_semantic_maps() -> None:
     student = [m.requires_grad_(True) for m in maps(STUDENT, 64, 2)]
-    losses = FeatureMatching(STUDENT, TEACHER, 10, 20)(student, teacher_outputs())
+    losses = FeatureDistillation(STUDENT, TEACHER, 10, 20)(student, teacher_outputs())
     reached = {
         name: [g is not None and bool(g.abs().sum() > 0) for g in gradients]
         for name, loss in losses.items()

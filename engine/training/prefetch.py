@@ -14,7 +14,7 @@ T = TypeVar("T")
 _END = object()
 
 
-def ahead(items: Iterator[T], count: int) -> Generator[T, None, None]:
+def prefetch(items: Iterator[T], count: int) -> Generator[T, None, None]:
     """The same items, up to `count` of them made beforehand in a thread; 0: none, and no thread.
 
     What making an item raises is raised where the item is taken.
