@@ -97,7 +97,7 @@ def _missing(search: _Search, wanted: str | None, others: list[str]) -> DataErro
 
 
 def _hidden_by_name(search: _Search, wanted: str | None) -> list[str]:
-    """Return a sentence about a set that is passed over because a folder is named after another task."""
+    """Return a sentence about a set that is passed over because a folder's name is that of another task."""
     lenient = _Search(replace(search.tree, lenient=True), search.task)
     try:
         found = lenient.first((wanted,) if wanted else ("test", "val", ALL, "train"))
@@ -105,4 +105,4 @@ def _hidden_by_name(search: _Search, wanted: str | None) -> list[str]:
         return []
     if found is None:
         return []
-    return [f"{found.folder} looks like one, but a folder is named after another task: give {found.folder} as root"]
+    return [f"{found.folder} looks like one, but a folder's name is that of another task: give {found.folder} as root"]
