@@ -130,7 +130,7 @@ class Found:
 
     images: the image files; annotation, document: the COCO file and its content (det); pairs: image and mask
     (seg), image and file of its boxes (det, YOLO and VOC), then `annotation` names the classes or holds those files;
-    units: what the numbers of boxes are, None: guessed from them; folder: the folder that holds the set, for cls the one
+    units: what the numbers of boxes are, None: guessed; folder: the folder that holds the set, for cls the one
     that holds the class folders.
     """
 
