@@ -22,7 +22,7 @@ from engine.evaluation.metrics import SCORE_NAMES, ClassificationTally, Segmenta
 from engine.export import OnnxModel, is_onnx
 from engine.storage.checkpoint import load, load_model, provenance
 from engine.storage.device import cpu_name, pick_device
-from engine.storage.errors import UserError, run_cli
+from engine.storage.errors import UserError, noted, run_cli
 from engine.storage.files import own_json
 
 NAMES: dict[Task, str] = {"det": "detection", "seg": "segmentation", "cls": "classification"}
@@ -106,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_scores(flat)
     print(json.dumps({**flat, "seen_in_training": total(leaked.values())}, allow_nan=False))
     if args.json is not None:
-        about = {"weights": args.weights, "device": str(device), "processor": cpu_name(), **provenance()}
+        about = {"weights": args.weights, "device": str(device)}
+        with noted("the file names no processor and no versions"):
+            about |= {"processor": cpu_name(), **provenance()}
         write_json(Path(args.json), flat, results, leaked, about)
     return 0 if results and required <= results.keys() else 2
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from data.classes import voc_palette
 from data.pixels import strips
+from engine.evaluation.lettering import Lettering, lettering
 from engine.evaluation.pictures import AnyPicture, rgb_picture
 from engine.evaluation.prediction import Prediction
 
@@ -21,7 +20,6 @@ LEAST = 480
 Colour = tuple[int, int, int]
 BACKGROUND = 0
 PALETTE: list[Colour] = [(int(red), int(green), int(blue)) for red, green, blue in voc_palette()]
-Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw(picture: AnyPicture, found: Prediction) -> Image.Image:
@@ -34,15 +32,15 @@ def draw(picture: AnyPicture, found: Prediction) -> Image.Image:
         strip = np.asarray(image.crop((0, top, image.width, end)))
         coloured = Image.fromarray(tinted(strip, found.mask[top:end]))
         whole.paste(coloured.resize(size) if scale > 1 else coloured, (0, top))
-    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(14)
+    pen, letters = ImageDraw.Draw(whole), lettering((found.label or "", *found.regions, *found.det_classes))
     for box in reversed(found.boxes):  # the surest ones on top
         corners = [scale * v for v in box.xyxy]
         colour = colour_of(1 + found.det_classes.index(box.name))
         pen.rectangle(corners, outline=colour, width=3)
-        label(pen, (corners[0], corners[1]), f"{box.name} {box.score:.2f}", colour, font)
+        label(pen, (corners[0], corners[1]), f"{box.name} {box.score:.2f}", colour, letters)
     for beside in ((size[0], 0), (0, size[1])):
         pen.rectangle((*beside, *whole.size), fill="white")
-    legend(pen, size[0] + 12, found, font)
+    legend(pen, size[0] + 12, found, letters)
     return whole
 
 
@@ -53,7 +51,7 @@ def tinted(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where((mask != BACKGROUND)[..., None], mixed, pixels).round().astype(np.uint8)
 
 
-def legend(pen: ImageDraw.ImageDraw, left: int, found: Prediction, font: Font) -> None:
+def legend(pen: ImageDraw.ImageDraw, left: int, found: Prediction, letters: Lettering) -> None:
     """The image's label, then every region with its colour and share."""
     lines: list[tuple[Colour | None, str]] = [
         (None, "" if found.label is None else f"label: {found.label} ({found.probability:.0%})")
@@ -65,7 +63,8 @@ def legend(pen: ImageDraw.ImageDraw, left: int, found: Prediction, font: Font) -
         top = 8 + 24 * i
         if colour is not None:
             pen.rectangle((left, top, left + 16, top + 16), fill=colour, outline="black")
-        pen.text((left + (24 if colour is not None else 0), top), text, fill="black", font=font)
+        where = (left + (24 if colour is not None else 0), top)
+        pen.text(where, letters.legible(text), fill="black", font=letters.font)
 
 
 def label(
@@ -73,14 +72,15 @@ def label(
     corner: tuple[float, float],
     text: str,
     colour: Colour,
-    font: Font,
+    letters: Lettering,
 ) -> None:
     """Text on its colour, above the corner where there is room, else below it."""
-    left, _, right, bottom = pen.textbbox((0, 0), text, font=font)
+    text = letters.legible(text)
+    left, _, right, bottom = pen.textbbox((0, 0), text, font=letters.font)
     y = corner[1] - bottom - 4 if corner[1] >= bottom + 4 else corner[1] + 2
     pen.rectangle((corner[0], y, corner[0] + right - left + 6, y + bottom + 3), fill=colour)
     bright = 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] > 140
-    pen.text((corner[0] + 3, y), text, fill="black" if bright else "white", font=font)
+    pen.text((corner[0] + 3, y), text, fill="black" if bright else "white", font=letters.font)
 
 
 def colour_of(index: int) -> Colour:

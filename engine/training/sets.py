@@ -10,7 +10,8 @@ from data.catalog import load_set
 from data.errors import DataError, SetNotFound
 from data.types import TASKS, Task, TaskSet
 from engine.evaluation.leakage import digest
-from engine.settings.config import Config
+from engine.settings.config import Config, DataConfig
+from engine.storage.errors import UserError
 
 HOLD_BACK = "`--data.holdout true` trains on five sixths of the training images and scores on the others"
 
@@ -18,9 +19,12 @@ HOLD_BACK = "`--data.holdout true` trains on five sixths of the training images 
 def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], dict[Task, TaskSet]]:
     """Training and evaluation sets of all three tasks; the same few images for both in the overfit test.
 
-    A task that is in no stage may have no set. Raises DataError for any other set that is missing or broken.
+    A task that is in no stage may have no set. Raises DataError for any other set that is missing or broken, UserError
+    for settings that contradict each other.
     """
     root, holdout, fold = config.data.root, config.data.holdout, config.data.fold
+    if holdout and config.data.eval_root:
+        raise UserError("data.holdout evaluates on images of data.root, data.eval_root on others: set one of the two")
     train: dict[Task, TaskSet] = {}
     held: dict[Task, TaskSet] = {}
     for task in TASKS:
@@ -31,7 +35,7 @@ def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], di
             elif holdout:
                 scored = load_set(root, task, "train", learnt.classes, part="choose", fold=fold)
             else:
-                scored = load_set(root, task, "val", learnt.classes)
+                scored = load_set(config.data.eval_root or root, task, "val", learnt.classes)
         except SetNotFound as error:
             if task not in config.order:
                 continue
@@ -53,12 +57,12 @@ def _only_to_train(root: str, task: Task) -> bool:
         return False
 
 
-def warn_of_seen(train: Mapping[str, Collection[str]], held: Mapping[Task, TaskSet], held_back: bool) -> None:
+def warn_of_seen(train: Mapping[str, Collection[str]], held: Mapping[Task, TaskSet], config: DataConfig) -> None:
     """Say which images are scored and trained on; `train` has the digests of each task's training images."""
     counts = {task: sum(digest(r.image) in train[task] for r in scored.records) for task, scored in held.items()}
     seen = [f"{count} of the {len(held[task].records)} images of {task}" for task, count in counts.items() if count]
     if seen:
-        remedy = "remove the copies" if held_back else HOLD_BACK
+        remedy = "remove the copies" if config.holdout or config.eval_root else HOLD_BACK
         print(
             f"warning: {', '.join(seen)} that are scored are also trained on: the scores say nothing about new images; "
             f"{remedy}",

@@ -29,7 +29,7 @@ class LoneBatchNormAct2d(LoneValue, BatchNormAct2d):
 NORMS: dict[type, type] = {nn.BatchNorm2d: BatchNorm2d, BatchNormAct2d: LoneBatchNormAct2d}
 """What takes the place of batch norms."""
 DEPTHWISE: dict[type, type] = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
-"""What takes the place of strided depthwise convolutions."""
+"""Replaces strided depthwise convolutions."""
 
 
 class TimmFeatures(nn.Module):

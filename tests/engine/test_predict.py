@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from data.errors import DataError
 from engine.evaluation.draw import LEGEND, colour_of, draw, tinted
+from engine.evaluation.lettering import lettering
 from engine.evaluation.metrics import predicted_mask
 from engine.evaluation.pictures import opened
 from engine.evaluation.prediction import Box, Prediction, predict
@@ -156,11 +157,13 @@ def test_the_cameras_orientation_is_undone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("missing.png", "no such file or folder"), ("empty", "holds no image")], ids=["missing", "empty"]
+    ("name", "sentence"),
+    [("missing.png", "no such file or folder"), ("empty", "holds no image")],
+    ids=["missing", "empty"],
 )
-def test_what_is_no_image_is_named(tmp_path: Path, name: str, says: str) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path, name: str, sentence: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=sentence):
         list(sources([str(tmp_path / name)]))
 
 
@@ -252,7 +255,7 @@ def test_a_score_outside_0_to_1_is_refused(score: str, capsys: pytest.CaptureFix
 # --- pictures of every kind, in Python
 
 
-def test_a_path_an_image_and_an_array_say_the_same(model: OneHead, tmp_path: Path) -> None:
+def test_a_path_an_image_and_an_array_give_the_same_prediction(model: OneHead, tmp_path: Path) -> None:
     image = photo()
     image.save(tmp_path / "a.png")
     expected = predict(model, image)
@@ -272,7 +275,7 @@ def test_an_onnx_file_finds_what_its_checkpoint_finds(model: OneHead, weights: s
     assert (result.mask == expected.mask).mean() > 0.99
 
 
-def test_more_than_255_classes_are_told_apart_and_drawn(model: OneHead) -> None:
+def test_more_than_255_classes_are_distinguished_and_drawn(model: OneHead) -> None:
     many = tuple(f"class {i}" for i in range(300))
     wide = OneHead(model.config, {"seg": many, "det": many, "cls": many}, 64).eval()
     result = predict(wide, photo(), score=0.0)
@@ -308,6 +311,27 @@ def test_a_network_of_one_task_says_what_it_knows(task: str) -> None:
     assert result.mask.shape == (80, 120)
     assert draw(photo(), result).width == 480 + LEGEND
     assert json.loads(json.dumps(result.to_json()))["label"] == result.label
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("кошка", "собак"), ("γάτα", "αργά"), ("猫", "犬"), ("é", "è"), ("\ue123", "\ue124")]
+)
+def test_names_of_any_script_are_told_apart_in_a_picture(one: str, other: str) -> None:
+    mask = np.ones((80, 120), np.uint8)
+    pictures = []
+    for name in (one, other):
+        seen = replace(
+            found(mask, [Box(name, 0.5, (10, 30, 60, 60))]), det_classes=(name,), label=None, probability=0.0
+        )
+        pictures.append(np.asarray(draw(photo(), replace(seen, seg_classes=("background", name)))))
+    assert (pictures[0][:, -LEGEND:] != pictures[1][:, -LEGEND:]).any(), "the legend"
+    assert (pictures[0][:, :-LEGEND] != pictures[1][:, :-LEGEND]).any(), "the box"
+
+
+def test_characters_that_no_font_has_are_written_as_numbers() -> None:
+    letters = lettering(["ж", "\ue123"])
+    assert letters.legible("aж\ue123") == "aжU+E123"
+    assert lettering(["plain"]).legible("猫") == "U+732B"
 
 
 @pytest.mark.slow

@@ -184,7 +184,7 @@ def test_masks_of_0_and_255(tmp_path: Path) -> None:
     assert set(np.unique(masks_of(load_set(tmp_path, "seg", "val"))[0])) == {0, VOID}
 
 
-def test_names_that_nobody_gives_are_assumed_and_that_is_said(tmp_path: Path) -> None:
+def test_missing_names_are_assumed_with_a_note(tmp_path: Path) -> None:
     seg_set(tmp_path, "{split}/images", "{split}/masks", "val")
     found = load_set(tmp_path, "seg", "val")
     assert found.classes == VOC_CLASSES
@@ -241,3 +241,15 @@ def test_an_uneven_table_names_no_classes(tmp_path: Path) -> None:
     val_set(tmp_path, COLOURS[thirds()])
     (tmp_path / "class_dict.csv").write_text("name,rgb\nbackground,0,0,0\nroad,48,112,32\nwall,176,112,32\n")
     assert "assumed" in load_set(tmp_path, "seg", "val").layout
+
+
+@pytest.mark.parametrize("place", ["masks/1.npy", "images/1.npy", "masks/other.mat"])
+def test_masks_as_arrays_are_refused_with_what_to_do(tmp_path: Path, place: str) -> None:
+    draw_image(tmp_path / "images" / "1.jpg")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    np.save((tmp_path / place).with_suffix(".npy"), np.zeros((24, 32), np.uint8))
+    (tmp_path / place).with_suffix(".npy").rename(tmp_path / place)
+    with pytest.raises(
+        DataError, match=rf"holds arrays, such as {Path(place).name}, which are not read as masks: save"
+    ):
+        load_set(tmp_path, "seg")
