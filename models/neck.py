@@ -5,8 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.norms import BatchNorm2d
-
 
 class FPN(nn.Module):
     """One FPN layer: 1x1 laterals, top-down sums, one depthwise-separable output convolution a level.
@@ -18,15 +16,15 @@ class FPN(nn.Module):
     def __init__(self, channels: tuple[int, ...], dim: int) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, dim, 1, bias=False), BatchNorm2d(dim)) for c in channels
+            nn.Sequential(nn.Conv2d(c, dim, 1, bias=False), nn.BatchNorm2d(dim)) for c in channels
         )
         self.output = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False),
-                BatchNorm2d(dim),
+                nn.BatchNorm2d(dim),
                 nn.ReLU(inplace=True),
                 nn.Conv2d(dim, dim, 1, bias=False),
-                BatchNorm2d(dim),
+                nn.BatchNorm2d(dim),
             )
             for _ in channels
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 
@@ -29,8 +30,22 @@ class LoneValue:
             self.training = True
 
 
-class BatchNorm2d(LoneValue, nn.BatchNorm2d):
-    """torch's, but for a single value."""
+class LoneBatchNorm2d(LoneValue, nn.BatchNorm2d):
+    """torch's."""
+
+
+class LoneBatchNormAct2d(LoneValue, BatchNormAct2d):
+    """timm's, with an activation behind it."""
+
+
+LONE: dict[type, type] = {nn.BatchNorm2d: LoneBatchNorm2d, BatchNormAct2d: LoneBatchNormAct2d}
+"""What takes the place of batch norms."""
+
+
+def accept_single_values(model: nn.Module) -> None:
+    """Let the batch norms of a network take single values in training."""
+    for module in model.modules():
+        module.__class__ = LONE.get(type(module), type(module))
 
 
 def freeze_statistics(model: nn.Module) -> None:

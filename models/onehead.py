@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.backbones import BACKBONES, image_statistics
 from models.head import Outputs, Queries, QueryHead
 from models.neck import FPN
+from models.norms import accept_single_values
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class OneHead(nn.Module):
             num_cls=len(self.classes["cls"]),
             exclusive=config.exclusive,
         )
+        accept_single_values(self)
         mean, std = image_statistics(self.backbone)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)

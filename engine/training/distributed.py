@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-from models.norms import BatchNorm2d
+from models.norms import LoneBatchNorm2d
 
 
-class SyncBatchNorm2d(BatchNorm2d):
+class SyncBatchNorm2d(LoneBatchNorm2d):
     """Batch norm whose statistics are those of the whole batch, on any device.
 
     torch's own `SyncBatchNorm` knows GPUs only. Same parameters and buffers as `BatchNorm2d`.
@@ -44,5 +44,5 @@ class SyncBatchNorm2d(BatchNorm2d):
 def synchronise(model: nn.Module) -> None:
     """Let every batch norm of `model` share its statistics between processes, in place."""
     for module in model.modules():
-        if type(module) is BatchNorm2d:
+        if type(module) is LoneBatchNorm2d:
             module.__class__ = SyncBatchNorm2d

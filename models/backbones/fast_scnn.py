@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.norms import BatchNorm2d
-
 LAYERS = {
     "downsample.0": "learning_to_downsample.conv",
     "downsample.1": "learning_to_downsample.dsconv1",
@@ -50,7 +48,7 @@ def conv(
     kind = DepthwiseConv2d if groups > 1 and stride * dilation > 1 else nn.Conv2d
     layers: list[nn.Module] = [
         kind(c_in, c_out, kernel, stride, pad, dilation, groups, bias=False),
-        BatchNorm2d(c_out),
+        nn.BatchNorm2d(c_out),
     ]
     if relu:
         layers.append(nn.ReLU(inplace=True))

@@ -10,24 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from models.backbones.fast_scnn import DepthwiseConv2d
 from models.backbones.imagenet import read_weights
-from models.norms import BatchNorm2d, LoneValue
 
 
 class DepthwiseConv2dSame(DepthwiseConv2d, Conv2dSame):
     """A strided depthwise convolution with TensorFlow's padding, in float32 under autocast on a CPU."""
 
 
-class LoneBatchNormAct2d(LoneValue, BatchNormAct2d):
-    """timm's batch norm with an activation behind it, also for a single value."""
-
-
-NORMS: dict[type, type] = {nn.BatchNorm2d: BatchNorm2d, BatchNormAct2d: LoneBatchNormAct2d}
-"""What takes the place of batch norms."""
 DEPTHWISE: dict[type, type] = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
 """Replaces strided depthwise convolutions."""
 
@@ -52,7 +45,6 @@ class TimmFeatures(nn.Module):
         for module in self.body.modules():
             if type(module) in DEPTHWISE and module.groups > 1 and module.stride[0] * module.dilation[0] > 1:
                 module.__class__ = DEPTHWISE[type(module)]
-            module.__class__ = NORMS.get(type(module), type(module))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> maps at strides 8, 16, 32; H and W are multiples of 32."""

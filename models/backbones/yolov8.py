@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.norms import BatchNorm2d
-
 
 class Conv(nn.Sequential):
     """Convolution, batch norm, SiLU."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1) -> None:
         filters = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
-        super().__init__(filters, BatchNorm2d(c_out), nn.SiLU(inplace=True))
+        super().__init__(filters, nn.BatchNorm2d(c_out), nn.SiLU(inplace=True))
 
 
 class C2f(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import BACKBONES
-from models.norms import BatchNorm2d, absorb_statistics, freeze_statistics, normed_convolutions
+from models.norms import LoneBatchNorm2d, absorb_statistics, freeze_statistics, normed_convolutions
 from models.onehead import ModelConfig, OneHead
 
 
@@ -75,7 +75,7 @@ def test_frozen_statistics_stay_in_training_and_weights_learn() -> None:
 
 
 def test_a_single_value_is_normed_by_the_running_statistics() -> None:
-    norm = BatchNorm2d(1, eps=1e-12).train()
+    norm = LoneBatchNorm2d(1, eps=1e-12).train()
     norm.running_mean.fill_(1.0)
     norm.running_var.fill_(4.0)
     assert norm(torch.full((1, 1, 1, 1), 5.0)).item() == 2.0
