@@ -21,6 +21,8 @@ class Outline(HTMLParser):
         self.table: list[list[str]] = []
         self.feed(page)
         self.close()
+        for rows in self.tables.values():
+            rows[:] = [[" ".join(cell.split()) for cell in row] for row in rows]
         assert not self.open, self.open
         assert len(self.ids) == len(set(self.ids))
 
@@ -53,4 +55,4 @@ class Outline(HTMLParser):
         if "h2" in self.open:
             self.headings[-1] += data
         if {"td", "th"} & set(self.open):
-            self.table[-1][-1] = " ".join(f"{self.table[-1][-1]}{data}".split())
+            self.table[-1][-1] += data

@@ -1,4 +1,4 @@
-"""A run's report holds everything it promises, needs nothing from elsewhere, and is made from the run's folder alone."""
+"""A run's report holds all that it promises, needs nothing from elsewhere, and is made from the run's folder alone."""
 
 from __future__ import annotations
 
@@ -101,11 +101,11 @@ def test_single_task_values_are_shown_where_they_are_known(run: Path) -> None:
 
 
 def test_names_from_outside_are_escaped(run: Path) -> None:
-    name = "<b>\"it's\" & <script>alert(1)</script> \udcff é"
+    name = '<b>"it\'s" & <script>alert(1)</script> \udcff é'
     for stage in ("seg", "det", "cls"):
         record = json.loads((run / f"{stage}.json").read_text())
         for task, classes in record["classes"].items():
-            record["classes"][task] = {name: scores for scores in classes.values()}
+            record["classes"][task] = {name: next(iter(classes.values()))}
         for picture in record["pictures"]:
             picture["file"] = name
             for seen in (picture["annotated"], picture["predicted"]):
