@@ -4,14 +4,16 @@
 
 First each task is trained alone, without remedies, for every seed; a chain takes over its first stage from there if it
 would train it the same way. Then every variant. Results are small files in results/<grid's name>/; what is there
-already is not trained again. The table and the plot are made from these files alone. On another machine, where only
-these files are, a chain trains its first stage itself, and drops against what was trained elsewhere have no interval.
+already is not trained again. Table, plot and report.html are made from these files alone. On another machine, where
+only these files are, a chain trains its first stage itself, and drops against what was trained elsewhere have no
+interval.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,8 @@ from engine.evaluation.evaluate import Evaluation, Evaluator
 from engine.evaluation.metrics import HEADLINE
 from engine.experiments.cells import FROM_SUMMARY, Cell, Grid, given_settings, read_grid, run_cell, to_options
 from engine.experiments.tables import comparison_table
+from engine.report.chain import REPORT, write_report
+from engine.report.comparison import write_comparison
 from engine.settings.options import build_parser, to_config
 from engine.storage.checkpoint import load, load_model
 from engine.storage.errors import UserError, noted, run_cli
@@ -50,7 +54,7 @@ class StageResult:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train what is missing, then write table and plot."""
+    """Train what is missing, then write table, plot and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", type=Path, help="YAML file of the grid")
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -68,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_text(folder / "table.md", text)
     with noted("no plot is drawn"):
         plot_comparison(results, folder / "comparison.png")
+    with noted("no report is written"):
+        command = shlex.join(["python", "-m", "engine.compare", *(sys.argv[1:] if argv is None else argv)])
+        write_comparison(results, folder / REPORT, grid.name, command)
     print(text)
     return 0
 
@@ -111,10 +118,15 @@ def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
     fresh = not target.exists() and not (folder / f"{order[0]}.pt").exists()
     if fresh and first and cell.stage == "all" and starts_like_baseline(grid, cell, order[0]):
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(first, folder / f"{order[0]}.pt")
+        for kind in (".pt", ".json"):
+            if first.with_suffix(kind).is_file():  # the latter is only for the report
+                shutil.copyfile(first.with_suffix(kind), folder / f"{order[0]}{kind}")
     result = run_cell(grid, cell, results, runs)
     own = stage_results(target, folder)
     last = list(own.values())[-1]
+    if last.weights:
+        with noted("the chain's report stays without single-task values"):
+            write_report(folder, {HEADLINE[task]: end.row[HEADLINE[task]] for task, end in singles.items()})
     result["drops"] = drops(result.get("drops", {}), singles, last)
     if cell.stage != JOINT:
         result["own_drops"] = drops(result.get("own_drops", {}), {task: own[task] for task in order}, last)

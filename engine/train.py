@@ -27,6 +27,7 @@ from accelerate.utils import set_seed
 
 from engine.evaluation.metrics import HEADLINE
 from engine.pretrain import pretrain
+from engine.report.chain import write_report
 from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config, to_dict
 from engine.settings.options import build_parser, to_config
 from engine.storage.checkpoint import build_model, load, load_model
@@ -99,6 +100,8 @@ def train_in(folder: Path, config: Config, stage: str, resume: bool, overfit: in
     summary = run.write_summary()
     with noted("no plot is drawn"):
         plot_forgetting(run.tracker.rows, folder / "forgetting.png")
+    with noted("no report is written"):
+        write_report(folder)
     run.tracker.close(summary["tasks"])
     print_table(summary, run.tracker.rows, folder)
     return summary

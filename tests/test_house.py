@@ -40,6 +40,7 @@ ORDER = (
     ("engine.storage",),
     ("engine.evaluation", "engine.settings"),
     ("engine.experiments", "engine.tracking"),
+    ("engine.report",),
     ("engine.training",),
     ("engine.speed",),
     ("engine",),

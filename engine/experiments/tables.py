@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -43,7 +43,12 @@ def chains_and_singles(results: Sequence[Result]) -> tuple[dict[str, list[Result
 
 
 def final_lines(chains: dict[str, list[Result]], singles: Sequence[Result]) -> list[str]:
-    """One row a variant."""
+    """One row a variant, as Markdown."""
+    return markdown(final_rows(chains, singles))
+
+
+def final_rows(chains: dict[str, list[Result]], singles: Sequence[Result]) -> list[list[str]]:
+    """The head, then one row a variant."""
     metrics = list(HEADLINE.values())
     head = ["variant", "seeds", *(f"{m}{part}" for m in metrics for part in ("", ": drop, points", ", relative"))]
     rows = [[*head, "passed", "backward transfer", "minutes", "MiB"]]
@@ -71,22 +76,31 @@ def final_lines(chains: dict[str, list[Result]], singles: Sequence[Result]) -> l
                 memory(cells),
             ]
         )
-    return markdown(rows)
+    return rows
 
 
 def matrix_lines(chains: dict[str, list[Result]]) -> list[str]:
-    """One row a variant and stage."""
+    """One row a variant and stage, as Markdown."""
+    return markdown(matrix_rows(chains))
+
+
+def matrix_rows(chains: dict[str, list[Result]]) -> list[list[str]]:
+    """The head, then one row a variant and stage."""
     rows = [["variant", "after stage", *SHOWN]]
     for name, cells in chains.items():
         for i, row in enumerate(cells[0]["rows"]):
             rows.append([name, row["stage"], *(number([c["rows"][i][m] for c in cells]) for m in SHOWN)])
-    return markdown(rows)
+    return rows
 
 
 def passed(cell: Result, against: str) -> bool:
     """Whether no metric dropped by more than the limit, in points and relative; `against` is "drops" or "own_drops"."""
-    found = cell.get(against, {}).values()
-    return all(d["relative"] <= LIMIT and d["points"] <= 100 * LIMIT for d in found)
+    return all(map(within_limit, cell.get(against, {}).values()))
+
+
+def within_limit(drop: Mapping[str, Any]) -> bool:
+    """Whether a drop passes, in points and relative."""
+    return bool(drop["relative"] <= LIMIT and drop["points"] <= 100 * LIMIT)
 
 
 def transfer(cells: Sequence[Result]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -185,3 +186,17 @@ def tuples_to_lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: tuples_to_lists(v) for k, v in value.items()}
     return list(value) if isinstance(value, tuple) else value
+
+
+def changed_settings(settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Of a dictionary as config.yaml holds it: default and value, by dotted key, of what differs from the default."""
+    defaults = flat(to_dict(Config()))
+    return {key: (defaults.get(key), value) for key, value in flat(settings).items() if value != defaults.get(key)}
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found

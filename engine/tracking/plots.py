@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def plot_comparison(results: Sequence[dict[str, Any]], path: Path) -> None:
+def plot_comparison(results: Sequence[dict[str, Any]], path: Path | BytesIO) -> None:
     """Draw, metric by metric, where every variant ends (filled, one mark a seed) and what it had after its own stage.
 
     The vertical line is the single-task baseline's mean, its band 5 % below: a mark left of the band has forgotten.

@@ -1,4 +1,4 @@
-"""Where a run's figures go: metrics.jsonl always, Weights & Biases if asked for."""
+"""Where a run's figures go: metrics.jsonl and <stage>.json always, Weights & Biases if asked for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from engine.settings.config import TrackConfig
 from engine.storage.errors import first_line, noted
 from engine.storage.files import write_text
 from engine.tracking.dashboard import Dashboard
+from engine.tracking.record import stage_record
 from models.onehead import OneHead
 
 Row = dict[str, Any]
@@ -40,6 +41,9 @@ class Tracker:
 
     def stage_end(self, evaluation: Evaluation, evaluator: Evaluator, model: OneHead) -> None:
         """Record what a stage ended with, beyond its row."""
+        with noted("the report will lack this stage's classes and pictures"):
+            found = stage_record(evaluation, evaluator.task_sets, model)
+            write_text(self.folder / f"{self.rows[-1]['stage']}.json", json.dumps(found) + "\n")
         self.show(lambda dashboard: dashboard.stage_end(self.rows[-1], evaluation, evaluator, model))
 
     def show(self, log: Callable[[Dashboard], None]) -> None:

@@ -237,6 +237,7 @@ class Run:
         content = {
             "order": list(self.config.order),
             "seed": self.config.seed,
+            "overfit": self.overfit,
             "tasks": drops(rows),
             "minutes": round(sum(last_seconds(self.tracker.rows).values()) / 60, 2),
             "minutes_by_stage": {k: round(v / 60, 2) for k, v in last_seconds(self.tracker.rows).items()},

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from data.synthetic import main as draw
+from engine.train import main as train
 
 TINY = (  # noqa: SIM905
     "--data.size 64 --model.dim 32 --model.heads 2 --model.hidden 64 --model.queries 10 --optim.batch 4 "
@@ -24,6 +25,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("drawn") / "sets"
     draw(["--root", str(root), "--train", "12", "--val", "5", "--size", "64"])
     return root
+
+
+@pytest.fixture(scope="session")
+def untouched(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a whole chain that nothing interrupted; copy it to change it."""
+    runs = tmp_path_factory.mktemp("untouched")
+    train([*TINY, "--data.root", str(drawn), "--runs", str(runs), "--name", "tiny"])
+    return runs / "tiny"
 
 
 def nested(words: Sequence[str]) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def test_a_stage_ends_well_without_git_and_without_plots(
     assert train.main([*tiny, "--stage", "seg"]) == 0
     printed = capsys.readouterr()
     assert "note: no plot is drawn (" in printed.err
+    assert "note: no report is written (" in printed.err
     assert "minutes of training" in printed.out
     folder = tmp_path / "runs" / "tiny"
     assert load(folder / "seg.pt")["provenance"]["commit"] == "unknown"
@@ -107,4 +108,6 @@ def test_a_comparison_without_a_plot_has_its_table(tmp_path: Path, monkeypatch: 
     grid.write_text("name: none\nstages: {}\nconfig: {}\nseeds: [0]\nvariants: {}\n")
     assert compare.main([str(grid), "--results", str(tmp_path), "--runs", str(tmp_path)]) == 0
     assert (tmp_path / "none" / "table.md").is_file()
-    assert "note: no plot is drawn (" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "note: no plot is drawn (" in said
+    assert "note: no report is written (" in said

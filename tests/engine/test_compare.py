@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data.types import TASKS
 from engine.compare import cells, chosen, main, stage_results, starts_like_baseline
 from engine.evaluation.metrics import HEADLINE
 from engine.experiments.cells import read_grid
@@ -17,6 +18,7 @@ from engine.experiments.tables import comparison_table
 from engine.storage.errors import UserError
 from engine.train import main as train
 from tests.engine.conftest import TINY, nested
+from tests.engine.report.outline import Outline
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -120,6 +122,20 @@ def test_table_and_plot_come_from_the_files_alone(compared: tuple[Path, Path], c
     assert table.read_text() == text
     for variant in ("single-task", "ewc", "backwards"):
         assert f"\n| {variant} |" in text
+
+
+def test_pages_of_the_comparison_and_of_its_chains(compared: tuple[Path, Path]) -> None:
+    page = (compared[1] / "tiny" / "report.html").read_text()
+    assert [row[0] for row in Outline(page).tables["final"]] == ["variant", "single-task", "backwards", "ewc"]
+    assert "python -m engine.compare " in page
+    for variant, tasks in (("ewc", TASKS), ("backwards", reversed(TASKS))):
+        page = (compared[0].parent / "runs" / f"tiny-{variant}-all-s0" / "report.html").read_text()
+        base = json.loads((compared[1] / "tiny" / "single-task-det-s0.json").read_text())["rows"][-1]["mAP"]
+        drops = {row[0]: row for row in Outline(page).tables["drops"]}
+        assert drops["detection"][-4] == f"{base:.3f}"
+        head, *rows = Outline(page).tables["pictures"]
+        assert head[1:] == [f"after stage {task}" for task in tasks]
+        assert "not recorded" not in {cell for row in rows for cell in row}  # the first stage's came with its weights
 
 
 def test_a_grid_goes_on_where_only_its_results_are(

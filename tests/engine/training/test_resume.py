@@ -48,20 +48,12 @@ def assert_same_end(a: Path, b: Path) -> None:
         one, other = load(a / f"{stage}.pt"), load(b / f"{stage}.pt")
         assert equal(one["model"], other["model"]), stage
         assert equal(one["remedies"], other["remedies"]), stage
+        assert (a / f"{stage}.json").read_bytes() == (b / f"{stage}.json").read_bytes()  # what the report shows of it
     rows = [[json.loads(line) for line in (x / "metrics.jsonl").open()] for x in (a, b)]
     for row in (*rows[0], *rows[1]):
         del row["seconds"], row["peak_memory_mib"]
     assert rows[0] == rows[1]
     assert not (a / "last.pt").exists()
-
-
-@pytest.fixture(scope="module")
-def untouched(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.engine.conftest import TINY
-
-    runs = tmp_path_factory.mktemp("untouched")
-    main([*TINY, "--data.root", str(drawn), "--runs", str(runs), "--name", "tiny"])
-    return runs / "tiny"
 
 
 def test_the_summary_of_a_resumed_run_names_the_most_memory_that_any_process_used(

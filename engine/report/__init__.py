@@ -1,0 +1,1 @@
+"""Pages of runs and comparisons: one HTML file each, which shows everything without network and without scripts."""
