@@ -19,6 +19,9 @@ from engine.evaluation.pictures import AnyPicture, rgb_picture
 from models.boxes import to_xyxy
 from models.postprocess import detections
 
+SCORE = 0.3
+"""Boxes that are less sure are not shown."""
+
 
 @dataclass(frozen=True)
 class Box:
@@ -33,16 +36,25 @@ class Box:
 class Prediction:
     """All that is predicted for one image.
 
-    label, probability: class of the image; boxes: surest first; mask: (H, W), index into `seg_classes`, uint8 or,
-    with more than 256 classes, int16.
+    chances: probability of every class of the image, likeliest first; boxes: surest first; mask: (H, W), index into
+    `seg_classes`, uint8 or, with more than 256 classes, int16.
     """
 
-    label: str
-    probability: float
+    chances: dict[str, float]
     boxes: list[Box]
     mask: np.ndarray
     det_classes: tuple[str, ...]
     seg_classes: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The likeliest class of the image."""
+        return next(iter(self.chances))
+
+    @property
+    def probability(self) -> float:
+        """Of the label."""
+        return self.chances[self.label]
 
     @property
     def regions(self) -> dict[str, float]:
@@ -67,7 +79,7 @@ def network_input(image: Image.Image, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: Model, picture: AnyPicture, score: float = 0.3) -> Prediction:
+def predict(model: Model, picture: AnyPicture, score: float = SCORE) -> Prediction:
     """Run a model on a picture of any size and kind (see `engine.evaluation.pictures`); boxes from `score` on are kept.
 
     Boxes are in pixels of the picture as given; of a file or URL, held upright. Raises DataError and ValueError for
@@ -85,7 +97,5 @@ def predict(model: Model, picture: AnyPicture, score: float = 0.3) -> Prediction
     if len(model.classes["seg"]) <= 256:
         mask = mask.astype(np.uint8)
     chances = outputs["pred_class"][0].float().softmax(0)
-    best = int(chances.argmax())
-    return Prediction(
-        model.classes["cls"][best], float(chances[best]), boxes, mask, model.classes["det"], model.classes["seg"]
-    )
+    likeliest = {model.classes["cls"][int(k)]: float(chances[k]) for k in chances.argsort(descending=True, stable=True)}
+    return Prediction(likeliest, boxes, mask, model.classes["det"], model.classes["seg"])
