@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import html
+import importlib
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -22,14 +24,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from data.synthetic import PATTERNS, patch, scene
+from data.synthetic import patch, scene
 from engine.evaluation.draw import OPACITY, colour_of, draw
 from engine.evaluation.evaluate import Model
 from engine.evaluation.pictures import LARGEST_DOWNLOAD, opened
 from engine.evaluation.prediction import SCORE, Prediction, predict
 from engine.predict import complaint, load_model
 from engine.storage.device import pick_device
-from engine.storage.errors import UserError, run_cli
+from engine.storage.errors import UserError, first_line, run_cli
 
 LONGEST = 1280
 """Pixels of the longer side that the page shows; networks see no more of a picture either."""
@@ -78,12 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples = draw_examples(Path(folder))
         for model in models.values():
             look(model, Image.open(examples[0]))  # the first run takes longest, and is nobody's
-        try:
-            serve(page(models, examples), args.host)
-        except OSError as error:
-            raise UserError(
-                f"--host {args.host}: cannot listen there ({error}); give an address of this machine"
-            ) from None
+        blocks = page(models, examples)
+        print(f"open {serve(blocks, args.host)} in a browser; Ctrl-C ends it", flush=True)
+        blocks.block_thread()
     return 0
 
 
@@ -91,8 +90,7 @@ def draw_examples(folder: Path) -> list[Path]:
     """Draw three scenes of shapes and three patterns into a folder."""
     rngs = [np.random.default_rng([1, i]) for i in range(6)]
     pictures = [scene(rng, 320)[0] for rng in rngs[:3]] + [patch(rng, 320, i) for i, rng in enumerate(rngs[3:])]
-    names = [*("shapes-1", "shapes-2", "shapes-3"), *PATTERNS][: len(pictures)]
-    paths = [folder / f"{name}.png" for name in names]
+    paths = [folder / f"{kind}-{i}.png" for kind in ("shapes", "pattern") for i in (1, 2, 3)]
     for path, picture in zip(paths, pictures):
         picture.save(path)
     return paths
@@ -133,7 +131,7 @@ def shown(seen: Seen, view: View) -> tuple[Image.Image, str]:
     if "boxes" in view.on:
         words.append(f"{len(boxes)} box" + ("es" if len(boxes) != 1 else ""))
     if masks:
-        words += [chip(seen.found, name, share) for name, share in seen.found.regions.items()]
+        words += [chip(seen.found, name, share) for name, share in seen.found.regions.items() if share >= 0.005]
     return drawn, " &nbsp; ".join(words)
 
 
@@ -173,7 +171,7 @@ def page(models: Mapping[str, Model], examples: Sequence[Path]) -> Any:
 
         picture, names, on, score, opacity = inputs
         gr.on(
-            [picture.change, names.change, on.change, score.release, opacity.release],
+            [picture.change, names.change, on.change, score.change, opacity.change],
             update,
             [*inputs, memory],
             [memory, *(cell for cells in columns for cell in cells)],
@@ -217,27 +215,32 @@ def cells(gr: ModuleType, chosen: bool, seen: Seen | None, view: View) -> list[A
     return [gr.Column(visible=chosen), drawn, line, labels]
 
 
-def serve(blocks: Any, host: str, wait: bool = True) -> str:
-    """Serve a page on a host to several visitors at once, until Ctrl-C; its address. Nothing comes from elsewhere."""
-    _, address, _ = blocks.queue(default_concurrency_limit=AT_ONCE).launch(
-        server_name=host,
-        prevent_thread_lock=not wait,
-        share=False,
-        ssr_mode=False,
-        run_history=False,
-        footer_links=["api"],
-        max_file_size=LARGEST_DOWNLOAD,
-    )
+def serve(blocks: Any, host: str) -> str:
+    """Serve a page in the background, to several visitors at once; its address. Raises UserError for a foreign host."""
+    try:
+        socket.create_server((host, 0)).close()  # Gradio would try a hundred ports for five seconds each
+        _, address, _ = blocks.queue(default_concurrency_limit=AT_ONCE).launch(
+            server_name=host,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            run_history=False,
+            footer_links=["api"],
+            max_file_size=LARGEST_DOWNLOAD,
+        )
+    except OSError as error:
+        remedy = "name an address of this machine and, if any, a free port in GRADIO_SERVER_PORT"
+        raise UserError(f"--host {host}: cannot listen there ({first_line(error)}); {remedy}") from None
     return str(address)
 
 
 def import_gradio() -> ModuleType:
     """Gradio, which only the page needs. Raises UserError when it is not installed."""
     try:
-        import gradio
+        return importlib.import_module("gradio")
     except ImportError:
         raise UserError("the page needs Gradio: pip install -e '.[demo]'") from None
-    return gradio
 
 
 if __name__ == "__main__":
