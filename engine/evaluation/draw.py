@@ -22,15 +22,16 @@ BACKGROUND = 0
 PALETTE: list[Colour] = [(int(red), int(green), int(blue)) for red, green, blue in voc_palette()]
 
 
-def draw(picture: AnyPicture, found: Prediction) -> Image.Image:
-    """A copy of `picture`, RGB, with everything that was found and a legend to its right."""
+def draw(picture: AnyPicture, found: Prediction, opacity: float = OPACITY, with_legend: bool = True) -> Image.Image:
+    """A copy of `picture`, RGB, with boxes, regions of an opacity in 0..1 and, to its right, a legend."""
     image = rgb_picture(picture)
     scale = max(1.0, LEAST / max(image.size))  # small pictures are enlarged, or the writing would cover them
     size = (round(image.width * scale), round(image.height * scale))
-    whole = Image.new("RGB", (size[0] + LEGEND, max(size[1], 24 * (4 + len(found.regions)))), "white")
+    extent = (size[0] + LEGEND, max(size[1], 24 * (4 + len(found.regions)))) if with_legend else size
+    whole = Image.new("RGB", extent, "white")
     for top, end in strips(*image.size):  # floats take many times the memory of the picture
         strip = np.asarray(image.crop((0, top, image.width, end)))
-        coloured = Image.fromarray(tinted(strip, found.mask[top:end]))
+        coloured = Image.fromarray(tinted(strip, found.mask[top:end], opacity))
         whole.paste(coloured.resize(size) if scale > 1 else coloured, (0, top))
     pen, letters = ImageDraw.Draw(whole), lettering((found.label or "", *found.regions, *found.det_classes))
     for box in reversed(found.boxes):  # the surest ones on top
@@ -38,16 +39,17 @@ def draw(picture: AnyPicture, found: Prediction) -> Image.Image:
         colour = colour_of(1 + found.det_classes.index(box.name))
         pen.rectangle(corners, outline=colour, width=3)
         label(pen, (corners[0], corners[1]), f"{box.name} {box.score:.2f}", colour, letters)
-    for beside in ((size[0], 0), (0, size[1])):
-        pen.rectangle((*beside, *whole.size), fill="white")
-    legend(pen, size[0] + 12, found, letters)
+    if with_legend:
+        for beside in ((size[0], 0), (0, size[1])):
+            pen.rectangle((*beside, *whole.size), fill="white")
+        legend(pen, size[0] + 12, found, letters)
     return whole
 
 
-def tinted(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def tinted(pixels: np.ndarray, mask: np.ndarray, opacity: float = OPACITY) -> np.ndarray:
     """Pixels uint8 (H, W, 3) with every region but the background in its colour."""
     colours = np.array([colour_of(i) for i in range(int(mask.max()) + 1)])[mask]
-    mixed = (1 - OPACITY) * pixels + OPACITY * colours
+    mixed = (1 - opacity) * pixels + opacity * colours
     return np.where((mask != BACKGROUND)[..., None], mixed, pixels).round().astype(np.uint8)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +19,9 @@ from engine.evaluation.pictures import AnyPicture, rgb_picture
 from models.boxes import to_xyxy
 from models.postprocess import detections
 
+SCORE = 0.3
+"""Boxes that are less sure are not shown."""
+
 
 @dataclass(frozen=True)
 class Box:
@@ -34,16 +36,26 @@ class Box:
 class Prediction:
     """All that is predicted for one image.
 
-    label, probability: class of the image, None and 0 where the model has learnt no classification; boxes: surest
-    first; mask: (H, W), index into `seg_classes`, uint8 or, with more than 256 classes, int16.
+    chances: probability of every class of the image, likeliest first, empty where the model has learnt no
+    classification; boxes: surest first; mask: (H, W), index into `seg_classes`, uint8 or, with more than 256 classes,
+    int16.
     """
 
-    label: str | None
-    probability: float
+    chances: dict[str, float]
     boxes: list[Box]
     mask: np.ndarray
     det_classes: tuple[str, ...]
     seg_classes: tuple[str, ...]
+
+    @property
+    def label(self) -> str | None:
+        """The likeliest class of the image; None where the model has learnt no classification."""
+        return next(iter(self.chances), None)
+
+    @property
+    def probability(self) -> float:
+        """Of the label; 0 where there is none."""
+        return next(iter(self.chances.values()), 0.0)
 
     @property
     def regions(self) -> dict[str, float]:
@@ -68,7 +80,7 @@ def network_input(image: Image.Image, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: Model, picture: AnyPicture, score: float = 0.3) -> Prediction:
+def predict(model: Model, picture: AnyPicture, score: float = SCORE) -> Prediction:
     """Run a model on a picture of any size and kind (see `engine.evaluation.pictures`); boxes from `score` on are kept.
 
     Boxes are in pixels of the picture as given; of a file or URL, held upright. Raises DataError and ValueError for
@@ -85,13 +97,6 @@ def predict(model: Model, picture: AnyPicture, score: float = 0.3) -> Prediction
     mask = predicted_mask(outputs["pred_masks"][0], (image.height, image.width)).cpu().numpy()
     if len(model.classes["seg"]) <= 256:
         mask = mask.astype(np.uint8)
-    label, probability = surest(outputs["pred_class"][0], model.classes["cls"])
-    return Prediction(label, probability, boxes, mask, model.classes["det"], model.classes["seg"])
-
-
-def surest(logits: Tensor, names: Sequence[str]) -> tuple[str | None, float]:
-    """The likeliest of some classes and its probability; None and 0 if there is none."""
-    if not names:
-        return None, 0.0
-    chance, best = logits.float().softmax(0).max(0)
-    return names[int(best)], float(chance)
+    chances = outputs["pred_class"][0].float().softmax(0)
+    likeliest = {model.classes["cls"][int(k)]: float(chances[k]) for k in chances.argsort(descending=True, stable=True)}
+    return Prediction(likeliest, boxes, mask, model.classes["det"], model.classes["seg"])

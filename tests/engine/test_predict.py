@@ -50,7 +50,7 @@ def photo(width: int = 120, height: int = 80, seed: int = 0) -> Image.Image:
 
 
 def found(mask: np.ndarray, boxes: list[Box] | None = None) -> Prediction:
-    return Prediction("tench", 0.9, boxes or [], mask, ("cat", "dog"), ("background", "cat", "dog"))
+    return Prediction({"tench": 0.9, "church": 0.1}, boxes or [], mask, ("cat", "dog"), ("background", "cat", "dog"))
 
 
 def test_a_picture_of_the_networks_size_is_read_as_evaluation_reads_it(model: OneHead) -> None:
