@@ -52,7 +52,9 @@ def _fonts() -> Iterator[tuple[str, frozenset[str]]]:
         from matplotlib.ft2font import FT2Font
     except ImportError:
         return
-    for path in dict.fromkeys([findfont("DejaVu Sans"), *sorted(entry.fname for entry in fontManager.ttflist)]):
+    # Unicode's Last Resort font has a sign for every block, the same for all of its characters.
+    usable = sorted(entry.fname for entry in fontManager.ttflist if "lastresort" not in entry.fname.lower())
+    for path in dict.fromkeys([findfont("DejaVu Sans"), *usable]):
         try:
             yield path, frozenset(map(chr, FT2Font(path).get_charmap()))
         except (OSError, RuntimeError):  # gone, or no outlines
