@@ -39,6 +39,8 @@ LIKELIEST = 5
 """Labels that get a bar."""
 AT_ONCE = 4
 """Pictures that are worked on at the same time; others wait in line."""
+VISITORS = 100
+"""Those whose last picture is remembered; who comes back after more have come waits for another forward pass."""
 IDLE_SECONDS = 3600
 """What was found in a picture, and its file, are forgotten after this time."""
 SWITCHES = ("boxes", "masks", "label")
@@ -200,9 +202,7 @@ def column(gr: ModuleType, name: str) -> list[Any]:
     """What one network found: the column itself, drawing, line below it, labels."""
     with gr.Column(min_width=320) as whole:
         gr.HTML(f"<b>{html.escape(name)}</b>")
-        drawing = gr.Image(
-            format="jpeg", interactive=False, show_label=False, buttons=["fullscreen"], alt_text=f"What {name} found"
-        )
+        drawing = gr.Image(format="jpeg", interactive=False, show_label=False, alt_text=f"What {name} found")
         line = gr.HTML()
         labels = gr.Label(label="label", num_top_classes=LIKELIEST)
     return [whole, drawing, line, labels]
@@ -228,6 +228,7 @@ def serve(blocks: Any, host: str) -> str:
             run_history=False,
             footer_links=["api"],
             max_file_size=LARGEST_DOWNLOAD,
+            state_session_capacity=VISITORS,
         )
     except OSError as error:
         remedy = "name an address of this machine and, if any, a free port in GRADIO_SERVER_PORT"
