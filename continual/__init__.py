@@ -14,6 +14,7 @@ from continual.l2sp import L2SP
 from continual.lwf import LwF
 from continual.recall import Recall
 from continual.replay import Replay
+from continual.replay_sets import ReplaySets
 
 __all__ = ["ContinualConfig", "Examples", "Losses", "Remedy", "Stage", "Step", "remedies"]
 
@@ -22,7 +23,8 @@ def remedies(config: ContinualConfig) -> dict[str, Remedy]:
     """The remedies that are switched on, by name; those that add images come first, so that teachers see them."""
     c = config
     chosen: dict[str, Remedy | None] = {
-        "replay": Replay(c.replay, c.replay_step, c.replay_outputs, c.replay_more, c.replay_vary) if c.replay else None,
+        "replay": Replay(c.replay, c.replay_step, c.replay_outputs, c.replay_vary) if c.replay else None,
+        "replay_sets": ReplaySets(c.replay_sets) if c.replay_sets else None,
         "compose": Compose(c.compose) if c.compose else None,
         "lwf": LwF(c.lwf, c.lwf_sure) if c.lwf else None,
         "distill": Distill(c.distill, c.distill_features) if c.distill or c.distill_features else None,

@@ -20,7 +20,7 @@ class Average(Remedy):
         self.share = share
 
     @torch.no_grad()
-    def settle(self, stage: Stage) -> None:
+    def after_training(self, stage: Stage) -> None:
         """Mix the start in, if there are old tasks."""
         if not stage.old or stage.start is None or stage.model is None:
             return

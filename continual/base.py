@@ -1,7 +1,7 @@
 """The protocol of a remedy against forgetting.
 
 A remedy is one file with one class; to add one, write it beside `l2sp.py` and name it in `continual/__init__.py`.
-Hooks run in this order: before_stage, (before_step, penalty) for every step, settle, after_stage.
+Hooks run in this order: before_stage, (before_step, penalty) for every step, after_training, after_stage.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.head import Outputs, Queries
 from models.onehead import OneHead
-from models.pretrained import Pretrained
+from models.pretrained_backbone import PretrainedBackbone
 from models.targets import Targets
 
 Losses = dict[str, Tensor]
@@ -29,11 +29,11 @@ class Stage:
     tasks: learnt in this stage; old: learnt before; start: the weights the stage starts from, in eval mode and without
     gradients (averaged weights of the previous stage), None in the first stage; examples: gives this stage's training
     images, float32 (3, S, S) in 0..1, without augmentation, each with its annotation as a batch of one;
-    model: the network in training, and in `settle` and `after_stage` the averaged weights that the stage ends with;
-    loss: the training loss of a network on images (B, 3, S, S), None where none of them is annotated;
-    pretrained: the backbone that the run began with, in eval mode and without gradients, if a remedy asks for it and
-    it was not random; vary: an image and its annotation, varied at random as
-    training images are.
+    model: the network in training, and in `after_training` and `after_stage` the averaged weights that the stage ends
+    with; loss: the training loss of a network on images (B, 3, S, S), None where none of them is annotated;
+    pretrained: the backbone that the run began with, in eval mode and without gradients, if a remedy needs it and
+    it was not random; vary: augments an image and its annotation as training images are; old_examples: the training
+    images of an old task, augmented anew each time one is read.
     """
 
     tasks: tuple[str, ...]
@@ -42,8 +42,9 @@ class Stage:
     examples: Callable[[], Examples]
     model: OneHead | None = None
     loss: Callable[[OneHead, Tensor, Targets], Tensor | None] = lambda *_: None
-    pretrained: Pretrained | None = None
+    pretrained: PretrainedBackbone | None = None
     vary: Callable[[Tensor, Targets], tuple[Tensor, Targets]] = lambda *example: example
+    old_examples: Callable[[str], Examples] = lambda _: []
 
 
 @dataclass
@@ -59,6 +60,12 @@ class Step:
     targets: Targets
     queries: Queries | None = None
     teacher_outputs: Outputs | None = None
+
+    def append(self, examples: Examples) -> None:
+        """Add images (3, S, S), each with its annotation as a batch of one, to the end of the batch."""
+        images = torch.stack([image for image, _ in examples]).to(self.images)
+        self.images = torch.cat([self.images, images])
+        self.targets = Targets.cat([self.targets, *(targets.to(images.device) for _, targets in examples)])
 
     @torch.no_grad()
     def query_teacher(self, stage: Stage) -> Outputs:
@@ -87,7 +94,7 @@ class Remedy:
         """Named loss terms, already weighted; empty while there is nothing to remember."""
         return {}
 
-    def settle(self, stage: Stage) -> None:
+    def after_training(self, stage: Stage) -> None:
         """Called when training has ended; may change `stage.model`, the weights the stage is about to end with."""
 
     def after_stage(self, stage: Stage) -> None:

@@ -1,7 +1,7 @@
-"""Composed images: four images of the step, shrunk, beside each other, for the teacher to speak about.
+"""Composed images: four images of the step, shrunk, beside each other, unlabelled: the teacher gives their targets.
 
-An image of the classification stage shows one large object; a teacher of boxes and masks has more to say about four
-small ones. Nobody has annotated them: they cost only what other remedies ask for.
+An image of the classification stage shows one large object; a teacher of boxes and masks finds more in four small
+ones. Without another remedy that distils from the teacher they do nothing.
 """
 
 from __future__ import annotations

@@ -30,12 +30,12 @@ class ContinualConfig:
     """Replayed images added to each step, of all old tasks together, at most 10."""
     replay_outputs: float = 1.0
     """Weight of the distance to the outputs stored with replayed images."""
-    replay_more: bool = False
-    """Let the buffer hold more than 10 images a task and only the steps show few."""
     replay_vary: bool = False
     """Augment replayed images anew each time they are shown; stored outputs are then unused."""
+    replay_sets: int = 0
+    """Images added to each step of each old task, drawn from its whole training set and augmented anew, at most 10."""
     compose: float = 0.0
-    """Images composed of four of the step's own, as a share of its images, for the teacher to speak about."""
+    """Unlabelled images composed of four of the step's own, as a share of its images, for distillation."""
     ewc: float = 0.0
     """Elastic Weight Consolidation: stiffness; an average weight that matters has importance 1."""
     l2sp: float = 0.0

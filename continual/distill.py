@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from continual.base import Losses, Step
-from continual.teaching import TeacherRemedy, divergence, feature_distance, object_distance
+from continual.teacher_remedy import TeacherRemedy, divergence, feature_distance, object_distance
 
 
 class Distill(TeacherRemedy):

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from continual.base import Losses, Step
-from continual.teaching import TeacherRemedy, divergence, object_distance
+from continual.teacher_remedy import TeacherRemedy, divergence, object_distance
 
 TEMPERATURE = 2.0
 """Softens the labels; the paper's value (section 3)."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from continual.base import Losses, Step
-from continual.teaching import FromPretrained, divergence
+from continual.teacher_remedy import PretrainedTeacherRemedy, divergence
 
 REGIONS = 8
 """Regions of each image that are named at a step."""
@@ -21,7 +21,7 @@ SIDES = (0.2, 0.8)
 """Shortest and longest side of a region, as shares of the image's."""
 
 
-class Recall(FromPretrained):
+class Recall(PretrainedTeacherRemedy):
     """weight x KL divergence from what the pretrained backbone calls random regions, by its own readout."""
 
     def __init__(self, weight: float) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from continual.base import Losses, Remedy, Stage, Step
-from continual.teaching import divergence, object_distance
+from continual.teacher_remedy import divergence, object_distance
 from models.head import Outputs
 from models.onehead import OneHead
 from models.targets import VOID, Targets
@@ -42,15 +42,15 @@ class Exemplar:
 class Replay(Remedy):
     """Keeps `size` images of each finished task and adds `per_step` of them, mirrored or not, to each step.
 
-    weight: of the distance to the stored outputs; hold_more: read the limit as one of images shown a step, not stored;
-    vary: show each stored image varied anew, of which nothing is stored.
+    weight: of the distance to the stored outputs; vary: show each stored image augmented anew, of which no outputs are
+    stored.
     """
 
-    def __init__(self, size: int, per_step: int, weight: float, hold_more: bool, vary: bool) -> None:
-        if size < 1 or (size > MOST and not hold_more):
+    def __init__(self, size: int, per_step: int, weight: float, vary: bool) -> None:
+        if not 1 <= size <= MOST:
             raise ValueError(
-                f"continual.replay is {size}: a buffer holds 1 to {MOST} images a task; set continual.replay_more to "
-                "hold more and show few a step"
+                f"continual.replay is {size}: a buffer holds 1 to {MOST} images a task; set continual.replay_sets to "
+                "draw from whole sets"
             )
         if not 1 <= per_step <= MOST:
             raise ValueError(
@@ -76,9 +76,7 @@ class Replay(Remedy):
             turned = (torch.rand(len(chosen)) < 0.5).tolist()
             self.shown = [(len(step.images) + i, k, t) for i, (k, t) in enumerate(zip(chosen, turned))]
             pairs = [mirrored(k.image / 255, k.targets) if t else (k.image / 255, k.targets) for _, k, t in self.shown]
-        images = torch.stack([image for image, _ in pairs]).to(step.images)
-        step.images = torch.cat([step.images, images])
-        step.targets = Targets.cat([step.targets, *(t.to(step.images.device) for _, t in pairs)])
+        step.append(pairs)
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Terms "replay_seg", "replay_det", "replay_cls": mean distance to the stored outputs of the shown images."""

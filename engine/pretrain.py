@@ -1,7 +1,8 @@
 """Stage 0: a backbone without public weights learns, from photographs without labels, what a public network knows.
 
-Views of photographs (data.views) are shown to both; linear readouts of the backbone's maps are to reproduce what the
-teacher gives (models.matching). A step's views follow from (seed, step) alone, so a resumed run ends the same on a CPU.
+Views of photographs (data.views) are shown to both; linear readouts of the backbone's maps are to reproduce the
+teacher's outputs (models.feature_distillation). A step's views follow from (seed, step) alone, so a resumed run ends
+the same on a CPU.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from engine.storage.errors import UserError, noted
 from engine.storage.files import run_lock, write_text
 from engine.tracking.plots import plot_pretraining
 from engine.tracking.tracker import Row, Tracker
-from engine.training.ahead import ahead, halve_threads
 from engine.training.batches import stable_seed
+from engine.training.prefetch import halve_threads, prefetch
 from engine.training.rates import flat_then_cosine
 from engine.training.stage import check_losses, check_norm
-from engine.training.teachers import Teach, public_teacher, query_teacher, teacher_side
+from engine.training.teacher_runtime import Teach, public_teacher, query_teacher, teacher_side
 from models.backbones import BACKBONES, image_statistics
-from models.matching import FeatureMatching
+from models.feature_distillation import FeatureDistillation
 from models.onehead import count_parameters
-from models.teacher import TeacherOutputs
+from models.public_teacher import TeacherOutputs
 
 ROWS, LONGEST = 100, 200
 """Rows of figures in a whole run, at least; most steps between two of them, after which a run may stop and go on."""
-SETTLING = 100
+NORM_BATCHES = 100
 """Batches from which norms are estimated anew at the end."""
 WARMUP = 0.02
 """Share of the steps with a rising rate."""
@@ -82,10 +83,12 @@ class Pretraining:
         self.teacher, self.source = public_teacher(settings.teacher, settings.teacher_weights)
         self.backbone = cast(Any, BACKBONES[config.model.backbone]())
         channels = self.backbone.channels
-        self.matching = FeatureMatching(channels, self.teacher.channels, self.teacher.features, self.teacher.classes)
+        self.distillation = FeatureDistillation(
+            channels, self.teacher.channels, self.teacher.features, self.teacher.classes
+        )
         if settings.init and not unfinished:
             self.backbone.load_state_dict(backbone_weights(settings.init, config.model.backbone))
-        for module in (self.backbone, self.matching, self.teacher):
+        for module in (self.backbone, self.distillation, self.teacher):
             module.to(self.device).to(memory_format=torch.channels_last)
         self.statistics = [s.to(self.device) for s in image_statistics(self.backbone)]
         self.optimizer = self.accelerator.prepare(
@@ -99,7 +102,7 @@ class Pretraining:
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Filters and matrices decay, norms and biases do not."""
-        parameters = [*self.backbone.parameters(), *self.matching.parameters()]
+        parameters = [*self.backbone.parameters(), *self.distillation.parameters()]
         return [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -108,7 +111,7 @@ class Pretraining:
     def resume(self, unfinished: dict[str, Any]) -> None:
         """Take up an interrupted run."""
         self.backbone.load_state_dict(unfinished["backbone"])
-        self.matching.load_state_dict(unfinished["matching"])
+        self.distillation.load_state_dict(unfinished["distillation"])
         self.ema.module.load_state_dict(unfinished["ema"])
         load_optimizer(self.optimizer, unfinished, self.folder / "last.pt")
         self.step, self.seconds = unfinished["step"], unfinished["seconds"]
@@ -126,7 +129,7 @@ class Pretraining:
                 minutes = self.config.pretrain.minutes
                 print(f"stage pretrain: {self.step} of {self.steps} steps after {minutes} minutes; --resume goes on")
                 return
-            self.settle()
+            self.reestimate_norms()
         save(self.folder / "pretrain.pt", self.published())
         (self.folder / "last.pt").unlink(missing_ok=True)
         with noted("pretrain.png was not drawn"):
@@ -138,7 +141,7 @@ class Pretraining:
         settings, begin = self.config.pretrain, time.monotonic()
         interval, before, sums = max(1, min(LONGEST, self.steps // ROWS)), self.seconds, dict[str, Tensor]()
         saved = begin
-        batches = ahead(self.batches(teach, self.step), 2 if self.device.type == "cpu" else 0)
+        batches = prefetch(self.batches(teach, self.step), 2 if self.device.type == "cpu" else 0)
         bar = tqdm(total=self.steps * settings.batch, initial=self.step * settings.batch, unit=" views", disable=None)
         for views, outputs in batches:
             for name, value in self.learn(views, outputs).items():
@@ -160,7 +163,7 @@ class Pretraining:
         return True
 
     def batches(self, teach: Teach, first: int) -> Iterator[tuple[Tensor, TeacherOutputs]]:
-        """Views (B, 3, S, S) of each step from `first` on, and what the teacher says about them."""
+        """Views (B, 3, S, S) of each step from `first` on, and the teacher's outputs for them."""
         for step in range(first, self.steps):
             views = self.views(step, self.side(step))
             yield views, teach(views, teacher_side(views.shape[-1]))
@@ -183,10 +186,10 @@ class Pretraining:
             group["lr"] = self.config.pretrain.lr * factor
         self.backbone.train()
         with self.accelerator.autocast():
-            losses = self.matching(self.backbone(self.normalised(views)), outputs)
+            losses = self.distillation(self.backbone(self.normalised(views)), outputs)
         self.optimizer.zero_grad()
         self.accelerator.backward(torch.stack(list(losses.values())).sum())
-        parameters = [*self.backbone.parameters(), *self.matching.parameters()]
+        parameters = [*self.backbone.parameters(), *self.distillation.parameters()]
         norm = self.accelerator.clip_grad_norm_(parameters, self.config.pretrain.clip)
         self.optimizer.step()
         self.ema.update(self.backbone, step=self.step)
@@ -218,10 +221,10 @@ class Pretraining:
         print("  ".join(f"{k} {v}" for k, v in row.items() if k not in ("stage", "losses")), flush=True)
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def reestimate_norms(self) -> None:
         """Estimate the averaged network's norms anew, at the size it is used at (arXiv 1906.06423)."""
         side = self.config.data.size
-        shown = (self.normalised(self.views(self.steps + i, side)) for i in range(SETTLING))
+        shown = (self.normalised(self.views(self.steps + i, side)) for i in range(NORM_BATCHES))
         update_bn(shown, self.ema.module, self.device)
 
     def published(self) -> dict[str, Any]:
@@ -229,7 +232,7 @@ class Pretraining:
         return {
             "architecture": {"backbone": self.config.model.backbone},
             "model": {f"backbone.{k}": v for k, v in self.ema.module.state_dict().items()},
-            "readout": self.matching.logits.state_dict(),
+            "readout": self.distillation.logits.state_dict(),
             **self.common(),
         }
 
@@ -238,7 +241,7 @@ class Pretraining:
         scaler = self.accelerator.scaler
         return {
             "backbone": self.backbone.state_dict(),
-            "matching": self.matching.state_dict(),
+            "distillation": self.distillation.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,

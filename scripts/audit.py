@@ -1,6 +1,6 @@
 """Look the pinned packages up among known vulnerabilities: `make audit`.
 
-pip-audit, run by uv in an environment of its own, asks the OSV database (api.osv.dev) for every line of
+pip-audit, run by uv in an environment of its own, looks up in the OSV database (api.osv.dev) every line of
 constraints.txt. Exit code 0: none is known; 1: some are, they are listed; 2: the audit could not run.
 """
 
@@ -30,14 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return verdict(done.returncode, done.stdout, done.stderr)
 
 
-def verdict(code: int, found: str, said: str) -> int:
+def verdict(code: int, found: str, output: str) -> int:
     """Exit code and words for what pip-audit answered; it ends with 1 both for finds and for its own failure."""
     if code == 0:
         print("audited: no known vulnerability in constraints.txt")
         return 0
-    summary = next((line for line in said.splitlines() if line.startswith("Found ")), None)
+    summary = next((line for line in output.splitlines() if line.startswith("Found ")), None)
     if summary is None:
-        reason = (said.strip().splitlines() or ["no reason given"])[-1][:200]
+        reason = (output.strip().splitlines() or ["no reason given"])[-1][:200]
         raise UserError(f"nothing was audited ({reason}); it needs the package index and https://api.osv.dev")
     print(f"{found}\n{summary}")
     return 1

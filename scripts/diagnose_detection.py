@@ -40,7 +40,7 @@ from models.onehead import OneHead
 from models.postprocess import SAME, detections
 
 SIDES = (0, 8, 16, 32, 64, 128, 4096)
-"""Bounds of the sizes that are told apart, in pixels of the input."""
+"""Bounds of the sizes that are distinguished, in pixels of the input."""
 SCORES = ("mAP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
 
 
@@ -130,10 +130,10 @@ def pooled(task_set: TaskSet, found: Sequence[Detections]) -> float:
     records, detections = [], []
     for record, one in zip(task_set.records, found):
         for k in range(len(task_set.classes)):
-            true, said = record.labels == k, one.labels == k
+            true, predicted = record.labels == k, one.labels == k
             boxes, crowd, area = record.boxes[true], record.crowd[true], record.area[true]
             records.append(replace(record, boxes=boxes, labels=record.labels[true] * 0, crowd=crowd, area=area))
-            detections.append(Detections(one.boxes[said], one.scores[said], one.labels[said] * 0))
+            detections.append(Detections(one.boxes[predicted], one.scores[predicted], one.labels[predicted] * 0))
     return DetectionTally(tuple(records), tuple(detections), ("object",)).scores()["AP50"]
 
 
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def with_images(path: str, root: str, images: str) -> tuple[OneHead, TaskSet]:
     """A checkpoint's model with the detection images that it is read on."""
-    data = load(path)["config"].get("data", {})  # published weights do not say
+    data = load(path)["config"].get("data", {})  # published weights have none
     model, fold = load_model(path), data.get("fold", 0)
     split, part = ("val", "all") if images == "val" else ("train", "choose" if images == "held" else "fit")
     return model, load_set(root, "det", split, model.classes["det"], part=part, fold=fold)  # type: ignore[arg-type]

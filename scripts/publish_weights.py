@@ -24,6 +24,12 @@ def half(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
 
 
+def without_folder(teacher: str) -> str:
+    """A teacher's network and the name or address of its file."""
+    network, comma, source = teacher.partition(", ")
+    return teacher if "://" in source else network + comma + Path(source).name
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the checkpoint, halve its precision, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -32,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     content = load(args.checkpoint)
     if content.get("stage") == "pretrain":
-        whole = {name: content[name] for name in ("architecture", "model", "readout", "teacher")}
+        whole = {name: content[name] for name in ("architecture", "model", "readout")}
+        whole["teacher"] = without_folder(content["teacher"])
     else:
         whole = model_content(build_model(content, str(args.checkpoint)))
     halved = {name: half(value) if name in ("model", "readout") else value for name, value in whole.items()}

@@ -10,7 +10,7 @@ from data.layouts.class_names import BOX_FILES, MASK_FILES, find_names
 from data.layouts.tree import Folder, Tree, split_of
 
 Names = tuple[str, ...]
-Place = tuple[Folder, Folder]
+FolderPair = tuple[Folder, Folder]
 """A folder of images and the folder of their annotations, which may be the same."""
 
 
@@ -19,45 +19,45 @@ def common(paths: Sequence[Names]) -> Names:
     return tuple(names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*paths)))
 
 
-def alike(tree: Tree, place: Place) -> Iterator[Place]:
-    """Yield other places that are named as `place` is, within the same folder of a split.
+def alike(tree: Tree, pair: FolderPair) -> Iterator[FolderPair]:
+    """Yield other pairs that are named as `pair` is, within the same folder of a split.
 
     `images/cam2`, `masks/cam2` for `images/cam1`, `masks/cam1`; `Tile 2/images`, `Tile 2/masks` for those of Tile 1;
     for one folder of both the folders beside it.
     """
-    images, marks = place[0].names, place[1].names
+    images, marks = pair[0].names, pair[1].names
     start = len(common([images, marks]))
     fixed = max((k + 1 for k in range(start) if split_of(marks[k])), default=0)
     if images == marks:
         fixed = max(fixed - (fixed == len(marks)), len(marks) - 1, 0)
-        yield from ((folder, folder) for folder in tree.below(marks[:fixed]) if folder is not place[1])
+        yield from ((folder, folder) for folder in tree.below(marks[:fixed]) if folder is not pair[1])
         return
     tail = len(common([images[start:][::-1], marks[start:][::-1]]))
     of_images, of_marks = images[start : len(images) - tail], marks[start : len(marks) - tail]
     for folder in tree.below(marks[:fixed]):
         for k in range(fixed, len(folder.names) - len(of_marks) + 1):
-            if folder.names[k : k + len(of_marks)] == of_marks and folder is not place[1]:
+            if folder.names[k : k + len(of_marks)] == of_marks and folder is not pair[1]:
                 other = tree.by_names.get((*folder.names[:k], *of_images, *folder.names[k + len(of_marks) :]))
                 if other is not None:
                     yield other, folder
 
 
-def parts(tree: Tree, place: Place, others: Sequence[Place]) -> list[Place]:
-    """Return `place` and those of `others` that belong to the same set, ordered by name.
+def parts(tree: Tree, pair: FolderPair, others: Sequence[FolderPair]) -> list[FolderPair]:
+    """Return `pair` and those of `others` that belong to the same set, ordered by name.
 
     What lies in the same two folders does. Folders above them are parts of one set if there are three or more, or if
     their names differ in numbers only (`Tile 1`, `Tile 2`), and none brings its own names of classes.
     """
-    every = [place, *others]
+    every = [pair, *others]
     groups = dict.fromkeys(map(_above, every))
     if len(groups) > 1:
         plain = {re.sub(r"\d+", "", "/".join(names)) for names in groups}
         named = find_names((tree.root.joinpath(*names) for names in groups), (*MASK_FILES, *BOX_FILES))
         if named is not None or (len(groups) < 3 and len(plain) > 1):
-            every = [each for each in every if _above(each) == _above(place)]
+            every = [each for each in every if _above(each) == _above(pair)]
     return sorted(every, key=lambda each: each[1].names)
 
 
-def _above(place: Place) -> Names:
+def _above(pair: FolderPair) -> Names:
     """Return the names above the folders of images and annotations; those of the folder itself if it holds both."""
-    return place[1].names if place[0] is place[1] else common([place[0].names, place[1].names])
+    return pair[1].names if pair[0] is pair[1] else common([pair[0].names, pair[1].names])

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from data.classes import one_form
-from data.layouts.alike import Place, alike, common, parts
+from data.layouts.alike import FolderPair, alike, common, parts
 from data.layouts.tree import ALL, Folder, Found, Tree, listing, other_set, split_note, split_rank
 from data.layouts.voc import split_lists
 from data.layouts.voc_xml import looks_like_xml
@@ -65,25 +65,28 @@ def _images_of(tree: Tree, files: Folder, split: str, kind: Kind) -> Folder | No
     return None
 
 
-def _found(tree: Tree, split: str, place: Place, kind: Kind, reasons: list[str]) -> Found | None:
+def _found(tree: Tree, split: str, folders: FolderPair, kind: Kind, reasons: list[str]) -> Found | None:
     """Pair the files of two folders and of those like them, as far as folder names or a list put them in the split."""
-    ranks = [split_rank(folder.names, split) for folder in place]
+    ranks = [split_rank(folder.names, split) for folder in folders]
     others = [
         other
-        for other in alike(tree, place)
+        for other in alike(tree, folders)
         if [split_rank(folder.names, split) for folder in other] == ranks and _shared(*other, kind)
     ]
-    places = parts(tree, place, others)
-    pairs = [(i.path / image, f.path / file) for i, f in places for image, file in _shared(i, f, kind)]
+    chosen = parts(tree, folders, others)
+    pairs = [(i.path / image, f.path / file) for i, f in chosen for image, file in _shared(i, f, kind)]
     odd = next(filter(None, (_LOOKS[kind](file) for _, file in pairs[:_MAX_READ])), None)
     if odd is not None:
         reasons.append(odd)
         return None
-    images = [folder.path / name for folder, _ in places for name in folder.images]
-    of_files, of_images = _listed(tree, [files for _, files in places]), _listed(tree, [some for some, _ in places])
+    images = [folder.path / name for folder, _ in chosen for name in folder.images]
+    of_files, of_images = (
+        _listed(tree, [files for _, files in chosen]),
+        _listed(tree, [some for some, _ in chosen]),
+    )
     layout = f"{_WHAT[kind]} in {of_files}, images in {of_images}"
     if split != ALL and min(ranks) == 2:
-        listed = _list_of(tree, common([folder.names for each in places for folder in each]), split, images)
+        listed = _list_of(tree, common([folder.names for each in chosen for folder in each]), split, images)
         if listed is None:
             return None
         images = [path for path in images if path.stem in listed[1]]
@@ -95,10 +98,10 @@ def _found(tree: Tree, split: str, place: Place, kind: Kind, reasons: list[str])
         images = [path for path in images if path in annotated]
     elif bare:
         notes += (f"{len(bare)} images without a text file (no objects): {listing(path.name for path in bare)}",)
-    apart = [other for other in others if other not in places]
-    if apart:
-        notes += (other_set(f"{_WHAT[kind]} in {_listed(tree, [files for _, files in apart])}"),)
-    wanted, files = set(images), place[1].path
+    unused = [other for other in others if other not in chosen]
+    if unused:
+        notes += (other_set(f"{_WHAT[kind]} in {_listed(tree, [files for _, files in unused])}"),)
+    wanted, files = set(images), folders[1].path
     pairs = [pair for pair in pairs if pair[0] in wanted]
     return Found("det", split, layout, files, tuple(images), files, pairs=tuple(pairs), notes=notes)
 

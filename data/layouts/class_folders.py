@@ -51,7 +51,7 @@ class _Classes:
 
 
 def find_cls(tree: Tree, split: str, reasons: list[str]) -> Found | None:
-    """Take the folder that holds most class folders: as its name says, then by known class names.
+    """Take the folder that holds most class folders: by its name, then by known class names.
 
     `reasons` gets a sentence for a folder with one class folder only, which may be anything.
     """
@@ -101,7 +101,7 @@ def _found_cls(tree: Tree, split: str, best: _Classes) -> Found:
 
 
 def _nested(best: _Classes) -> tuple[str, ...]:
-    """Return what is to be said about folders in class folders."""
+    """Return a note about folders in class folders."""
     inner = [PurePosixPath(path).parts for path in best.nested]
     shelves = best.nested and all(is_shelf(names[0], names[1:2]) for names in inner)
     what = "are classes, on shelves of one letter" if shelves else "inside class folders: their images are of those"
@@ -121,12 +121,12 @@ def _classes_in(tree: Tree, folder: Folder, split: str, rank: int) -> _Classes:
     for child in children:
         if child in structural:
             continue
-        places = _places(tree, child, split)
-        if places:
-            found.images[child.path.name] = [place.path / name for place in places for name in place.images]
-            deeper = [place for place in places if place is not child and not _is_structural(place)]
-            found.nested += ["/".join(place.names[len(folder.names) :]) for place in deeper]
-            if any(split_of(place.names[-1]) for place in places if place is not child):
+        inside = _inside(tree, child, split)
+        if inside:
+            found.images[child.path.name] = [sub.path / name for sub in inside for name in sub.images]
+            deeper = [sub for sub in inside if sub is not child and not _is_structural(sub)]
+            found.nested += ["/".join(sub.names[len(folder.names) :]) for sub in deeper]
+            if any(split_of(sub.names[-1]) for sub in inside if sub is not child):
                 split_below.append(child.path.name)
     # `x/train` and `x/val` are a set of their own rather than splits of one class x.
     if len(split_below) == 1 and imagenette_name(split_below[0]) is None:
@@ -139,26 +139,26 @@ def _classes_in(tree: Tree, folder: Folder, split: str, rank: int) -> _Classes:
     return found
 
 
-def _places(tree: Tree, child: Folder, split: str) -> list[Folder]:
+def _inside(tree: Tree, child: Folder, split: str) -> list[Folder]:
     """Return the folders that hold the images of one class: its own and those in it; [] if it is a set of its own."""
-    depth, places = len(child.names), []
-    for place in tree.below(child.names):
-        inner = place.names[depth:]
+    depth, inside = len(child.names), []
+    for sub in tree.below(child.names):
+        inner = sub.names[depth:]
         parts = [name for name in inner if _says_structure(name)]
         splits = [name for name in parts if split_of(name)]
-        if splits and (len(inner) > 1 or any(below.images for below in tree.children(place))):
+        if splits and (len(inner) > 1 or any(below.images for below in tree.children(sub))):
             return []
-        if any(role_of((name,)) == "mask" for name in parts) or _is_annotated(place):
+        if any(role_of((name,)) == "mask" for name in parts) or _is_annotated(sub):
             return []
-        # The name of the class says nothing about the split: think of "test tube".
+        # The name of the class means nothing for the split: think of "test tube".
         fits = split_rank((*child.names[:-1], *inner), split)
-        if place.images and fits in ((2,) if split == ALL else (0, 1)):
-            places.append(place)
-    return places
+        if sub.images and fits in ((2,) if split == ALL else (0, 1)):
+            inside.append(sub)
+    return inside
 
 
 def _are_sets(tree: Tree, found: _Classes, split: str) -> bool:
-    """Tell whether the folders are sets with classes of their own: no split is named, and all hold several classes.
+    """Return whether the folders are sets with classes of their own: no split is named, and all hold several classes.
 
     `dog/batch1`, `dog/batch2` are parts of one class; `a/airport` and `a/airfield` lie on the shelf of a letter.
     """
@@ -175,7 +175,7 @@ def _are_sets(tree: Tree, found: _Classes, split: str) -> bool:
 
 
 def is_shelf(name: str, inner: Sequence[str]) -> bool:
-    """Tell whether a folder of one letter holds folders that begin with it, as in Places365 (`a/airfield`)."""
+    """Return whether a folder of one letter holds folders that begin with it, as in Places365 (`a/airfield`)."""
     return len(name) == 1 and bool(inner) and all(n.casefold().startswith(name.casefold()) for n in inner)
 
 
@@ -191,7 +191,7 @@ def _named_like_structure(tree: Tree, parent: Folder, named: list[Folder], found
 
 
 def _are_paired(first: Folder, second: Folder) -> bool:
-    """Tell whether one of two folders holds the masks of the other's images."""
+    """Return whether one of two folders holds the masks of the other's images."""
     if first is second:
         return False
     for images, masks in ((first, second), (second, first)):
@@ -207,13 +207,13 @@ def _is_structural(folder: Folder) -> bool:
 
 
 def _says_structure(name: str) -> bool:
-    """Tell whether a name speaks of splits, tasks or files only, and so perhaps of no class."""
-    said = set(words(name))
-    return said <= KNOWN_WORDS and bool(said - {"class", "classes"})
+    """Return whether a name holds words of splits, tasks or files only, and so perhaps of no class."""
+    name_words = set(words(name))
+    return name_words <= KNOWN_WORDS and bool(name_words - {"class", "classes"})
 
 
 def _is_annotated(folder: Folder) -> bool:
-    """Tell whether a folder holds annotations of its images: a JSON, a text or XML file of the same stem, masks."""
+    """Return whether a folder holds annotations of its images: a JSON, a text or XML file of the same stem, masks."""
     if not folder.images:
         return False
     if any(not set(words(name)) & _ABOUT or len(words(name)) > 2 for name in folder.with_suffix({".json"})):

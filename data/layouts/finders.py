@@ -100,7 +100,7 @@ def _with_others(
 
 
 def _has_own_images(tree: Tree, names: tuple[str, ...]) -> bool:
-    """Tell whether there are image folders of the split that the path of a JSON names."""
+    """Return whether there are image folders of the split that the path of a JSON names."""
     own = next(filter(None, map(split_of, reversed(names))), ALL)
     return any(folder.images and split_rank(folder.names, own) == 0 for folder in tree.folders)
 
@@ -120,8 +120,8 @@ def _nearest(
     document = documents.get(path) if seen else None
     if document is not None and seen is not None:
         listed = next((str(entry["file_name"]) for entry in document["images"]), "no image")
-        place = tree.relative(seen.path)
-        documents.unmatched[path] = f"{path} lists {listed}, but {place}/ holds {seen.images[0]}"
+        where = tree.relative(seen.path)
+        documents.unmatched[path] = f"{path} lists {listed}, but {where}/ holds {seen.images[0]}"
     return None
 
 
@@ -131,9 +131,9 @@ def _json_files(tree: Tree, split: str) -> list[tuple[Folder, str]]:
     for folder in tree.folders:
         for name in folder.with_suffix({".json"}):
             names = (*folder.names, Path(name).stem)
-            said, rank = set(words(name)), tree.task_rank(names, "det")
+            name_words, rank = set(words(name)), tree.task_rank(names, "det")
             if rank < 3:
-                by_name = (bool(said & _UNLIKELY), not said & _LIKELY)
+                by_name = (bool(name_words & _UNLIKELY), not name_words & _LIKELY)
                 ranked.append(((split_rank(names, split), rank, *by_name, len(names)), names, folder, name))
     return [(folder, name) for _, _, folder, name in sorted(ranked, key=lambda entry: entry[:2])]
 
@@ -159,16 +159,16 @@ def _listed_folders(
     counts = Counter(path.parent for files in options for path in files)
     listed = Counter(str(entry["file_name"]) for entry in document["images"])
     order = {folder.path: position for position, folder in enumerate(folders)}
-    meant = {min(files, key=lambda path: (-counts[path.parent], order[path.parent])) for files in options}
+    listed_files = {min(files, key=lambda path: (-counts[path.parent], order[path.parent])) for files in options}
     # A name that is listed twice means one file in each folder: which, only the reader can refuse to guess.
     twice = {path for name, count in listed.items() if count > 1 for path in index.find(name)}
-    places = {path.parent for path in meant | twice}
-    chosen = [folder for folder in folders if folder.path in places]
-    return (len(meant) / sum(len(folder.images) for folder in chosen), chosen) if chosen else None
+    parents = {path.parent for path in listed_files | twice}
+    chosen = [folder for folder in folders if folder.path in parents]
+    return (len(listed_files) / sum(len(folder.images) for folder in chosen), chosen) if chosen else None
 
 
 def _found_det(tree: Tree, split: str, path: Path, document: dict[str, Any], folders: list[Folder]) -> Found:
     images = tuple(folder.path / name for folder in folders for name in folder.images)
-    places = listing(f"{tree.relative(folder.path)}/" for folder in folders)
-    layout = f"COCO JSON {tree.relative(path)}, images in {places}"
+    where = listing(f"{tree.relative(folder.path)}/" for folder in folders)
+    layout = f"COCO JSON {tree.relative(path)}, images in {where}"
     return Found("det", split, layout, path.parent, images, path, document, notes=split_note(split))

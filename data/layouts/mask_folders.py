@@ -13,7 +13,7 @@ from data.layouts.tree import ALL, Folder, Found, Tree, listing, other_set, role
 from data.layouts.voc import masks_in_one_folder, pair_in_one_folder, pair_names, split_lists
 
 _MAX_TRIED, _MAX_UNNAMED = 200, 30
-"""Candidates looked into, likely ones first, and those whose names say nothing: many folders must not take for ever."""
+"""Candidates looked into, likely ones first, and those of unknown role: many folders must not take for ever."""
 _MAX_NEAR = 500
 """Folders around masks that are looked through for their images."""
 _MAX_OTHERS = 10
@@ -24,7 +24,7 @@ _OBJECTS = frozenset({"object", "objects", "instance", "instances"})
 
 
 @dataclass(frozen=True)
-class _Place:
+class _FolderPair:
     """A folder of images, the folder of their masks (maybe the same), and the pairs: stem -> (image, mask)."""
 
     images: Folder
@@ -59,8 +59,8 @@ def find_seg(tree: Tree, split: str, reasons: list[str]) -> Found | None:
         unnamed += role_of(masks.names) != "mask"
         if unnamed > _MAX_UNNAMED or (found is not None and (fits != best or tried > _MAX_OTHERS)):
             break
-        place = _images_of(tree, masks, split) if _may_be_masks(masks) else None
-        other = _found_seg(tree, split, place) if place is not None else None
+        folders = _images_of(tree, masks, split) if _may_be_masks(masks) else None
+        other = _found_seg(tree, split, folders) if folders is not None else None
         if other is None:
             reasons += _why_not(tree, masks) if fits < 3 else []
         elif found is None:
@@ -77,9 +77,9 @@ def _candidates(tree: Tree, split: str) -> list[tuple[int, Folder]]:
         if not folder.masks and not (role_of(folder.names) == "mask" and folder.images):
             continue
         fits, rank = split_rank(folder.names, split), tree.task_rank(folder.names, "seg")
-        said = set(words(folder.names[-1])) if folder.names else set()
-        if rank < 3 and not said & _OBJECTS:
-            by_name = (bool(said & _DRAWN), role_of(folder.names) != "mask", len(folder.names), folder.names)
+        name_words = set(words(folder.names[-1])) if folder.names else set()
+        if rank < 3 and not name_words & _OBJECTS:
+            by_name = (bool(name_words & _DRAWN), role_of(folder.names) != "mask", len(folder.names), folder.names)
             ranked.append(((fits, rank), by_name, folder))
     return [(ranks[0], folder) for ranks, _, folder in sorted(ranked, key=lambda entry: entry[:2])]
 
@@ -104,9 +104,9 @@ def _pairs(images: Folder, masks: Folder) -> dict[str, tuple[str, str]]:
     return pair_in_one_folder(images.images) if images is masks else pair_names(images.images, masks.masks)
 
 
-def _images_of(tree: Tree, masks: Folder, split: str) -> _Place | None:
+def _images_of(tree: Tree, masks: Folder, split: str) -> _FolderPair | None:
     """Return the nearest folder whose images share names with the masks, the one that shares most."""
-    apart = role_of(masks.names) != "image"
+    separate = role_of(masks.names) != "image"
     seen: set[tuple[str, ...]] = set()
     for depth in range(len(masks.names), -1, -1):
         options = []
@@ -115,28 +115,28 @@ def _images_of(tree: Tree, masks: Folder, split: str) -> _Place | None:
                 continue
             seen.add(folder.names)
             fits = split_rank(folder.names, split)
-            if fits < 3 and (folder is masks or (apart and role_of(folder.names) != "mask")):
+            if fits < 3 and (folder is masks or (separate and role_of(folder.names) != "mask")):
                 pairs = _pairs(folder, masks)
                 if pairs:
-                    options.append((-len(pairs), fits, folder.names, _Place(folder, masks, pairs)))
+                    options.append((-len(pairs), fits, folder.names, _FolderPair(folder, masks, pairs)))
         if options:
             return min(options, key=lambda option: option[:3])[-1]
     return None
 
 
-def _found_seg(tree: Tree, split: str, place: _Place) -> Found | None:
+def _found_seg(tree: Tree, split: str, folders: _FolderPair) -> Found | None:
     """Pair the files of two folders and of those like them, as far as names or a split list put them in the split."""
-    images, masks = place.images, place.masks
+    images, masks = folders.images, folders.masks
     image_rank, mask_rank = split_rank(images.names, split), split_rank(masks.names, split)
-    if 3 in (image_rank, mask_rank) or not _are_masks(masks, place.pairs) or _are_both_drawn(place):
+    if 3 in (image_rank, mask_rank) or not _are_masks(masks, folders.pairs) or _are_both_drawn(folders):
         return None
-    places = _together(tree, place, split)
-    top = common([folder.names for each in places for folder in (each.images, each.masks)])
-    of_images, of_masks = ([getattr(p, kind) for p in places] for kind in ("images", "masks"))
+    chosen = _together(tree, folders, split)
+    top = common([folder.names for each in chosen for folder in (each.images, each.masks)])
+    of_images, of_masks = ([getattr(p, kind) for p in chosen] for kind in ("images", "masks"))
     layout = f"images in {_listed(tree, of_images)}, masks in {_listed(tree, of_masks)}"
-    stems = {stem for each in places for stem in each.pairs}
-    # A folder shared by all splits says nothing about this one: what has no partner belongs elsewhere.
-    unpaired = [n for each in places for n in each.lonely_images] if image_rank == min(image_rank, mask_rank) else []
+    stems = {stem for each in chosen for stem in each.pairs}
+    # A folder shared by all splits shows nothing about this one: what has no partner belongs elsewhere.
+    unpaired = [n for each in chosen for n in each.lonely_images] if image_rank == min(image_rank, mask_rank) else []
     if split != ALL and image_rank == mask_rank == 2:
         listed = next(split_lists(tree, top, split, stems), None)
         if listed is None:
@@ -146,11 +146,11 @@ def _found_seg(tree: Tree, split: str, place: _Place) -> Found | None:
         stems, unpaired = stems & wanted, sorted(wanted - stems)
     notes = (*split_note(split), *_lonely("images without mask (not used)", unpaired))
     if mask_rank < 2 or split == ALL:
-        alone = [name for each in places for name in each.lonely_masks]
+        alone = [name for each in chosen for name in each.lonely_masks]
         notes += _lonely("masks without image (not used)", alone)
     found = tuple(
         (each.images.path / image, each.masks.path / mask)
-        for each in places
+        for each in chosen
         for stem, (image, mask) in each.pairs.items()
         if stem in stems
     )
@@ -159,30 +159,30 @@ def _found_seg(tree: Tree, split: str, place: _Place) -> Found | None:
 
 
 def _are_masks(folder: Folder, pairs: dict[str, tuple[str, str]]) -> bool:
-    """Tell by the name, else by the first files; the name first: a broken mask must not be passed over."""
+    """Decide by the name, else by the first files; the name first: a broken mask must not be passed over."""
     first = (folder.path / mask for _, mask in islice(pairs.values(), 3))
     return role_of(folder.names) == "mask" or all(map(looks_like_mask, first))
 
 
-def _are_both_drawn(place: _Place) -> bool:
-    """Tell whether nothing says which of two folders holds masks, and the images look like masks too: drawn classes."""
-    if place.images is place.masks or role_of(place.masks.names) == "mask" or role_of(place.images.names):
+def _are_both_drawn(folders: _FolderPair) -> bool:
+    """Return whether it is open which of two folders holds masks, and the images look like masks too: drawn classes."""
+    if folders.images is folders.masks or role_of(folders.masks.names) == "mask" or role_of(folders.images.names):
         return False
-    first = [place.images.path / image for image, _ in islice(place.pairs.values(), 3)]
+    first = [folders.images.path / image for image, _ in islice(folders.pairs.values(), 3)]
     return all(path.suffix.lower() in MASK_SUFFIXES and looks_like_mask(path) for path in first)
 
 
 def _may_be_masks(folder: Folder) -> bool:
-    """Tell the same before any image is looked for, which takes longer."""
+    """Return the same before any image is looked for, which takes longer."""
     first = sorted(masks_in_one_folder(folder.masks))[:3]
     return role_of(folder.names) == "mask" or all(looks_like_mask(folder.path / name) for name in first)
 
 
-def _together(tree: Tree, place: _Place, split: str) -> list[_Place]:
-    """Return the place and those like it (`cam1/masks`, `cam2/masks`) that are parts of the same set."""
-    first = (place.images, place.masks)
+def _together(tree: Tree, folders: _FolderPair, split: str) -> list[_FolderPair]:
+    """Return the pair of folders and those like it (`cam1/masks`, `cam2/masks`) that are parts of the same set."""
+    first = (folders.images, folders.masks)
     ranks = [split_rank(folder.names, split) for folder in first]
-    pairs = {place.masks.names: place.pairs}
+    pairs = {folders.masks.names: folders.pairs}
     others = []
     for images, masks in alike(tree, first):
         if masks.masks and images.images and [split_rank(f.names, split) for f in (images, masks)] == ranks:
@@ -190,7 +190,7 @@ def _together(tree: Tree, place: _Place, split: str) -> list[_Place]:
             if some and _are_masks(masks, some):
                 pairs[masks.names] = some
                 others.append((images, masks))
-    return [_Place(images, masks, pairs[masks.names]) for images, masks in parts(tree, first, others)]
+    return [_FolderPair(images, masks, pairs[masks.names]) for images, masks in parts(tree, first, others)]
 
 
 def _listed(tree: Tree, folders: Sequence[Folder]) -> str:

@@ -1,4 +1,4 @@
-"""What lies below a folder, and what the names of folders and files say about task and split."""
+"""What lies below a folder, and what the names of folders and files show of task and split."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Found:
 
     images: the image files; annotation, document: the COCO file and its content (det); pairs: image and mask
     (seg), image and file of its boxes (det, YOLO and VOC), then `annotation` names the classes or holds those files;
-    units: what the numbers of boxes are, None if they tell; folder: the folder that holds the set, for cls the one
+    units: what the numbers of boxes are, None: guessed; folder: the folder that holds the set, for cls the one
     that holds the class folders.
     """
 
@@ -212,7 +212,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=200_000)
 def split_of(name: str) -> str | None:
-    """Return the split that a name speaks of; None if it names none or several (`train_val`)."""
+    """Return the split that a name holds; None if it names none or several (`train_val`)."""
     named = {SPLIT_WORDS[word] for word in words(name) if word in SPLIT_WORDS}
     return named.pop() if len(named) == 1 else None
 
@@ -226,36 +226,36 @@ def split_rank(names: Sequence[str], split: str) -> int:
 
 
 def task_rank(names: Sequence[str], task: Task) -> int:
-    """Return how a path fits a task: 0 it says so, 1 says nothing, 2 hints at another, 3 names another task.
+    """Return how a path fits a task: 0 it names it, 1 names none, 2 hints at another, 3 names another task.
 
     A name that holds other words too (`car-parts-segmentation`) is one that somebody gave, and no more than a hint.
     """
     for vocabulary, penalty in ((TASK_WORDS, 3), (SET_WORDS, 2)):
         for name in reversed(names):
             found = _words(name)
-            said = {vocabulary[word] for word in found if word in vocabulary}
-            if len(said) == 1:
-                return 0 if task in said else penalty if KNOWN_WORDS.issuperset(found) else 2
+            tasks = {vocabulary[word] for word in found if word in vocabulary}
+            if len(tasks) == 1:
+                return 0 if task in tasks else penalty if KNOWN_WORDS.issuperset(found) else 2
     return 1
 
 
 def split_note(split: str) -> tuple[str, ...]:
-    """Return what is to be said about a set without splits."""
+    """Return a note about a set without splits."""
     return ("no split is named anywhere: every image belongs to the set",) if split == ALL else ()
 
 
 def other_set(layout: str) -> str:
-    """Return what is to be said about a second set that a search finds."""
+    """Return a note about a second set that a search finds."""
     return f"there is another set, not used ({layout}); give its own folder as the root to use it"
 
 
 def role_of(names: Sequence[str]) -> str | None:
-    """Return "mask" or "image", as the innermost folder name says that speaks of either."""
+    """Return "mask" or "image", by the innermost folder name that holds either word."""
     for name in reversed(names):
-        said = set(_words(name))
-        if said & MASK_WORDS:
+        name_words = set(_words(name))
+        if name_words & MASK_WORDS:
             return "mask"
-        if said & IMAGE_WORDS:
+        if name_words & IMAGE_WORDS:
             return "image"
     return None
 

@@ -28,6 +28,8 @@ class DataConfig:
 
     root: str = "data"
     """Folder that holds the three sets."""
+    eval_root: str | None = None
+    """Folder whose val (or test) sets are evaluated instead of those of `root`: other images to choose recipes on."""
     size: int = 320
     """Side of the square network input, in training and deployment; a multiple of 32."""
     holdout: bool = False

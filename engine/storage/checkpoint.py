@@ -19,10 +19,10 @@ from engine.storage.errors import UserError, first_line
 from engine.storage.files import cannot_write
 from models.backbones import BACKBONES
 from models.onehead import ModelConfig, OneHead
-from models.pretrained import Pretrained
+from models.pretrained_backbone import PretrainedBackbone
 
 FORMAT = "onehead/1"
-RENAMED = {"seen": "training_images"}
+RENAMED = {"seen": "training_images", "matching": "distillation"}
 """Keys of older checkpoints, and their names today."""
 WEIGHTS = Path(__file__).parents[2] / "weights"
 """Where the weights lie that come with this repository."""
@@ -171,7 +171,11 @@ def backbone_weights(path: str | Path, backbone: str) -> dict[str, Tensor]:
 
     Raises UserError for another backbone, or weights that do not fit.
     """
-    content = load(path)
+    return backbone_of(load(path), path, backbone)
+
+
+def backbone_of(content: dict[str, Any], path: str | Path, backbone: str) -> dict[str, Tensor]:
+    """`backbone_weights` of a checkpoint's content."""
     theirs = content.get("architecture", {}).get("backbone")
     if theirs != backbone:
         raise UserError(f"{path} has the backbone {theirs}, not {backbone}: choose another")
@@ -192,11 +196,12 @@ def load_backbone(model: OneHead, path: str | Path) -> None:
     model.load_state_dict({f"backbone.{k}": v for k, v in weights.items()}, strict=False)
 
 
-def load_pretrained(path: str | Path, backbone: str) -> Pretrained:
+def load_pretrained(path: str | Path, backbone: str) -> PretrainedBackbone:
     """The backbone of a checkpoint as `hold` and `recall` take it. Raises UserError as `backbone_weights`."""
     net: Any = BACKBONES[backbone]()
-    net.load_state_dict(backbone_weights(path, backbone))
-    return Pretrained(net, load_readout(load(path).get("readout")))
+    content = load(path)
+    net.load_state_dict(backbone_of(content, path, backbone))
+    return PretrainedBackbone(net, load_readout(content.get("readout")))
 
 
 def load_readout(state: dict[str, Tensor] | None) -> nn.Linear | None:

@@ -15,7 +15,7 @@ import torch
 from data.errors import DataError
 
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-"""How the system says that a file may not grow or not be touched."""
+"""Codes with which the system refuses to let a file grow or be written."""
 
 
 class UserError(ValueError):
@@ -65,14 +65,14 @@ def first_line(error: Exception) -> str:
 
 def machine_fault(error: Exception, memory: str) -> str | None:
     """Message for a failure of memory, disk or another process of the run; None for any other exception."""
-    said = " ".join(str(error).split())[:200]
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in said:
-        return f"out of memory ({said or 'no details'}); lower {memory}"
+    text = " ".join(str(error).split())[:200]
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in text:
+        return f"out of memory ({text or 'no details'}); lower {memory}"
     if isinstance(error, OSError) and error.errno in REFUSED:
         return f"{error.filename or 'a file'}: {error.strerror}; free space, or name a folder that can be written"
     lost = getattr(torch.distributed, "DistError", ())  # not in every build of torch
-    if isinstance(error, lost) or "closed by peer" in said or "reset by peer" in said:
-        return f"another process of this run ended ({said}); see its message, then run again with --resume"
+    if isinstance(error, lost) or "closed by peer" in text or "reset by peer" in text:
+        return f"another process of this run ended ({text}); see its message, then run again with --resume"
     return None
 
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import DataLoader
 
-from continual import Remedy, Stage, remedies
+from continual import Examples, Remedy, Stage, remedies
 from data.catalog import summary
 from data.dataset import TaskDataset
 from data.transforms import Augment
-from data.types import TASKS, Task, TaskSet
+from data.types import TASKS, Task
 from engine.evaluation.evaluate import Evaluation, Evaluator
 from engine.evaluation.leakage import digests, listed
 from engine.evaluation.metrics import HEADLINE
@@ -31,13 +31,14 @@ from engine.storage.device import DTYPES, cpu_name, peak_memory, pick_device, pi
 from engine.storage.errors import noted
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
-from engine.training.batches import Batch, EpochBatches, collate, make_loader, stable_seed, varied
+from engine.training.batches import Batch, EpochBatches, make_loader, stable_seed, varied
+from engine.training.examples import AugmentedImages, ExampleImages
 from engine.training.sets import read_sets
 from engine.training.start import pretrained_backbone
 from models.criterion import Criterion
 from models.norms import absorb_statistics
 from models.onehead import OneHead
-from models.pretrained import Pretrained
+from models.pretrained_backbone import PretrainedBackbone
 from models.targets import Targets
 
 SUMMARY = "summary.json"
@@ -108,8 +109,8 @@ class Run:
     def previous(self, stage: str) -> str | None:
         """The stage before, in this run's order."""
         order = list(self.config.order)
-        place = order.index(stage) if stage in order else 0  # type: ignore[arg-type]
-        return order[place - 1] if place else None
+        index = order.index(stage) if stage in order else 0  # type: ignore[arg-type]
+        return order[index - 1] if index else None
 
     def freezes(self, stage: str) -> bool:
         """Whether batch-norm statistics stay as they are in a stage."""
@@ -152,9 +153,14 @@ class Run:
             start.requires_grad_(False)
         read = partial(ExampleImages, [self.train_sets[t] for t in self.tasks_of(stage)], self.config.data.size)
         vary = partial(varied, augment=self.config.data.augment)
-        return Stage(self.tasks_of(stage), old, start, read, model, self.loss, self.pretrained(stage), vary)
+        pretrained = self.pretrained(stage)
+        return Stage(self.tasks_of(stage), old, start, read, model, self.loss, pretrained, vary, self.old_examples)
 
-    def pretrained(self, stage: str) -> Pretrained | None:
+    def old_examples(self, task: str) -> Examples:
+        """The training images of a task, augmented as in its own stage."""
+        return AugmentedImages(self.train_sets[cast(Task, task)], self.config.data.size, self.config.data.augment)
+
+    def pretrained(self, stage: str) -> PretrainedBackbone | None:
         """The backbone that this run began with, if a remedy asks for it and it was not random."""
         config, weights = self.config, self.config.continual
         if stage == JOINT or not (weights.hold or weights.recall):
@@ -243,23 +249,6 @@ class Run:
         with noted("the summary is only printed"):
             write_text(self.folder / SUMMARY, json.dumps(content, indent=2) + "\n")
         return content
-
-
-class ExampleImages(Sequence[tuple[Tensor, Targets]]):
-    """Images of one or several sets as evaluation sees them, decoded when asked for, each as a batch of one."""
-
-    def __init__(self, task_sets: Sequence[TaskSet], size: int) -> None:
-        self.images: Any = ConcatDataset([TaskDataset(s, size, None) for s in task_sets])
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Targets]:  # type: ignore[override]
-        """Image float32 (3, S, S) in 0..1 and its annotation."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        images, targets = collate([self.images[index]])
-        return images[0], targets
 
 
 def rounded(evaluation: Evaluation) -> Row:

@@ -8,14 +8,18 @@ from data.catalog import load_set
 from data.errors import SetNotFound
 from data.types import TASKS, Task, TaskSet
 from engine.settings.config import Config
+from engine.storage.errors import UserError
 
 
 def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], dict[Task, TaskSet]]:
     """Training and evaluation sets of all three tasks; the same few images for both in the overfit test.
 
-    A task that is in no stage may have no set. Raises DataError for any other set that is missing or broken.
+    A task that is in no stage may have no set. Raises DataError for any other set that is missing or broken, UserError
+    for settings that contradict each other.
     """
     root, holdout, fold = config.data.root, config.data.holdout, config.data.fold
+    if holdout and config.data.eval_root:
+        raise UserError("data.holdout evaluates on images of data.root, data.eval_root on others: set one of the two")
     train: dict[Task, TaskSet] = {}
     held: dict[Task, TaskSet] = {}
     for task in TASKS:
@@ -26,7 +30,7 @@ def read_sets(config: Config, overfit: int = 0) -> tuple[dict[Task, TaskSet], di
             elif holdout:
                 scored = load_set(root, task, "train", learnt.classes, part="choose", fold=fold)
             else:
-                scored = load_set(root, task, "val", learnt.classes)
+                scored = load_set(config.data.eval_root or root, task, "val", learnt.classes)
         except SetNotFound:
             if task in config.order:
                 raise

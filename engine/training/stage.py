@@ -124,7 +124,7 @@ class StageLoop:
             run.accelerator.wait_for_everyone()
         finished = replace(self.stage, model=self.ema.module)
         for remedy in run.remedies.values():
-            remedy.settle(finished)
+            remedy.after_training(finished)
         run.absorb_before_freezing(self.name, self.ema.module)  # before remedies measure importance
         for remedy in run.remedies.values():
             remedy.after_stage(finished)

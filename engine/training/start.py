@@ -10,11 +10,11 @@ from engine.storage.errors import UserError
 from models.backbones import BACKBONES
 from models.backbones.timm_features import TimmFeatures
 from models.onehead import OneHead
-from models.pretrained import Pretrained
+from models.pretrained_backbone import PretrainedBackbone
 
 
 def first_weights(model: OneHead, config: Config) -> str:
-    """Fill a new model as `init` says; returns in words with what."""
+    """Fill a new model as `init` says; returns a description of them."""
     kind, file = start_of(config)
     if kind == "random":
         return f"random weights ({file})"
@@ -42,7 +42,7 @@ def start_of(config: Config) -> tuple[Literal["random", "whole", "imagenet", "ba
     return ("backbone", init) if "readout" in load(init) else ("whole", init)
 
 
-def pretrained_backbone(config: Config) -> Pretrained | None:
+def pretrained_backbone(config: Config) -> PretrainedBackbone | None:
     """The backbone that a run begins with, None if it is random."""
     kind, file = start_of(config)
     if kind == "random":
@@ -50,7 +50,7 @@ def pretrained_backbone(config: Config) -> Pretrained | None:
     if kind == "imagenet":
         backbone: Any = BACKBONES[config.model.backbone]()
         load_imagenet(backbone, config.model.backbone, file)
-        return Pretrained(backbone)
+        return PretrainedBackbone(backbone)
     return load_pretrained(file, config.model.backbone)
 
 

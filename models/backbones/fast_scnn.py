@@ -7,9 +7,23 @@ after the first bottleneck group, stride 32 after the pyramid pooling.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+LAYERS = {
+    "downsample.0": "learning_to_downsample.conv",
+    "downsample.1": "learning_to_downsample.dsconv1",
+    "downsample.2": "learning_to_downsample.dsconv2",
+    "stage16": "global_feature_extractor.bottleneck1",
+    "stage32.0": "global_feature_extractor.bottleneck2",
+    "stage32.1": "global_feature_extractor.bottleneck3",
+    "pooling": "global_feature_extractor.ppm",
+    "fusion": "feature_fusion",
+}
+"""Parts of `FastSCNN`, and the rows of the paper's table 1 that they are."""
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -128,3 +142,24 @@ class FastSCNN(nn.Module):
         middle = self.stage16(shallow)
         deep = self.pooling(self.stage32(middle))
         return [self.fusion(shallow, deep), middle, deep]
+
+
+def published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a `FastSCNN` under the layer names of the paper."""
+    return renamed(weights, LAYERS)
+
+
+def own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the layer names of the paper -> `FastSCNN.load_state_dict`."""
+    return renamed(weights, {published: own for own, published in LAYERS.items()})
+
+
+def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Weights whose names begin otherwise. Raises KeyError for a name that begins like none of `names`."""
+    found = {}
+    for name, weight in weights.items():
+        start = next((old for old in names if name.startswith(f"{old}.")), None)
+        if start is None:
+            raise KeyError(f"{name} belongs to none of {', '.join(names)}")
+        found[names[start] + name.removeprefix(start)] = weight
+    return found

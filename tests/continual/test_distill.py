@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from continual.base import Stage, Step
 from continual.distill import Distill
-from continual.teaching import divergence, feature_distance, object_distance
+from continual.teacher_remedy import divergence, feature_distance, object_distance
 from models.head import Queries
 from models.onehead import OneHead
 from tests.models.builders import images, random_targets, tiny
@@ -53,7 +53,7 @@ def penalty(distill: Distill, student: OneHead) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("stage", [Stage(("seg",), (), None, lambda: []), Stage(("seg",), (), tiny(), lambda: [])])
-def test_nothing_is_asked_before_there_is_something_to_remember(stage: Stage, start: OneHead) -> None:
+def test_there_is_no_penalty_before_there_is_something_to_remember(stage: Stage, start: OneHead) -> None:
     distill = Distill(1.0, 1.0)
     distill.before_stage(stage)
     step = new_step()

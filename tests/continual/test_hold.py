@@ -11,7 +11,7 @@ from torch import Tensor
 from continual import Stage, Step
 from continual.hold import Hold
 from models.onehead import OneHead
-from models.pretrained import Pretrained
+from models.pretrained_backbone import PretrainedBackbone
 from tests.models.builders import images, random_targets, tiny
 
 
@@ -21,12 +21,12 @@ def network() -> OneHead:
 
 
 @pytest.fixture
-def pretrained(network: OneHead) -> Pretrained:
-    return Pretrained(copy.deepcopy(network.backbone))
+def pretrained(network: OneHead) -> PretrainedBackbone:
+    return PretrainedBackbone(copy.deepcopy(network.backbone))
 
 
 def term(
-    weight: float, student: OneHead, pretrained: Pretrained | None, old: tuple[str, ...] = ()
+    weight: float, student: OneHead, pretrained: PretrainedBackbone | None, old: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
     hold = Hold(weight)
     start = copy.deepcopy(student).requires_grad_(False) if old else None
@@ -45,7 +45,9 @@ def shaken(model: OneHead) -> OneHead:
     return student
 
 
-def test_it_is_zero_at_the_start_and_grows_with_distance_and_weight(network: OneHead, pretrained: Pretrained) -> None:
+def test_it_is_zero_at_the_start_and_grows_with_distance_and_weight(
+    network: OneHead, pretrained: PretrainedBackbone
+) -> None:
     same = term(1.0, network, pretrained)["hold"]
     one, two = (term(weight, shaken(network), pretrained)["hold"] for weight in (1.0, 2.0))
     assert same.item() == pytest.approx(0, abs=1e-6)
@@ -53,7 +55,7 @@ def test_it_is_zero_at_the_start_and_grows_with_distance_and_weight(network: One
     assert two.item() == pytest.approx(2 * one.item(), rel=1e-4)
 
 
-def test_its_gradient_reaches_the_backbone_alone(network: OneHead, pretrained: Pretrained) -> None:
+def test_its_gradient_reaches_the_backbone_alone(network: OneHead, pretrained: PretrainedBackbone) -> None:
     student = shaken(network)
     term(1.0, student, pretrained)["hold"].backward()
     assert all(p.grad is None for part in (student.neck, student.head) for p in part.parameters())

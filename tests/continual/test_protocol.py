@@ -46,8 +46,8 @@ class Anchor(Remedy):
     def after_stage(self, stage: Stage) -> None:
         self.calls.append(f"after_stage {'+'.join(stage.tasks)}")
 
-    def settle(self, stage: Stage) -> None:
-        self.calls.append(f"settle {'+'.join(stage.tasks)}")
+    def after_training(self, stage: Stage) -> None:
+        self.calls.append(f"after_training {'+'.join(stage.tasks)}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"calls": len(self.calls)}
@@ -81,7 +81,7 @@ def run(chosen: Mapping[str, Remedy], steps: int = 2) -> list[dict[str, float]]:
             optimizer.step()
             history.append({k: v.item() for k, v in losses.items()})
         for remedy in chosen.values():
-            remedy.settle(stage)
+            remedy.after_training(stage)
         for remedy in chosen.values():
             remedy.after_stage(stage)
     return history
@@ -92,9 +92,9 @@ def test_a_strangers_remedy_is_called_in_the_documented_order() -> None:
     history = run({"anchor": anchor})
     step = ["before_step", "penalty"] * 2
     assert anchor.calls == [
-        *("before_stage seg after nothing", *step, "settle seg", "after_stage seg"),
-        *("before_stage det after seg", *step, "settle det", "after_stage det"),
-        *("before_stage cls after seg+det", *step, "settle cls", "after_stage cls"),
+        *("before_stage seg after nothing", *step, "after_training seg", "after_stage seg"),
+        *("before_stage det after seg", *step, "after_training det", "after_stage det"),
+        *("before_stage cls after seg+det", *step, "after_training cls", "after_stage cls"),
     ]
     assert ["anchor" in losses for losses in history] == [False, False, True, True, True, True]
     assert history[2]["anchor"] == 0  # the first step of a stage starts at its anchor
@@ -125,10 +125,20 @@ def test_configuration_switches_remedies_on_and_off() -> None:
     assert list(remedies(ContinualConfig(replay=0, distill=0.5))) == ["distill"]
     assert list(remedies(ContinualConfig(replay=10, distill=0.0))) == ["replay"]
     everything = ContinualConfig(
-        replay=10, compose=0.5, lwf=1.0, distill=0.5, hold=1.0, recall=1.0, ewc=1.0, l2sp=1.0, average=0.5, freeze=True
+        replay=10,
+        replay_sets=10,
+        compose=0.5,
+        lwf=1.0,
+        distill=0.5,
+        hold=1.0,
+        recall=1.0,
+        ewc=1.0,
+        l2sp=1.0,
+        average=0.5,
+        freeze=True,
     )
     # Added images have to be there before any teacher is asked about them.
-    names = ["replay", "compose", "lwf", "distill", "hold", "recall", "ewc", "l2sp", "average", "freeze"]
+    names = ["replay", "replay_sets", "compose", "lwf", "distill", "hold", "recall", "ewc", "l2sp", "average", "freeze"]
     assert list(remedies(everything)) == names
 
 

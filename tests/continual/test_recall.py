@@ -12,7 +12,7 @@ from continual import Stage, Step
 from continual.recall import Recall, random_boxes
 from models.boxes import to_xyxy
 from models.onehead import OneHead
-from models.pretrained import Pretrained
+from models.pretrained_backbone import PretrainedBackbone
 from tests.models.builders import images, random_targets, tiny
 
 
@@ -22,12 +22,12 @@ def network() -> OneHead:
 
 
 @pytest.fixture
-def pretrained(network: OneHead) -> Pretrained:
+def pretrained(network: OneHead) -> PretrainedBackbone:
     torch.manual_seed(4)
-    return Pretrained(copy.deepcopy(network.backbone), nn.Linear(sum(network.backbone.channels), 20))
+    return PretrainedBackbone(copy.deepcopy(network.backbone), nn.Linear(sum(network.backbone.channels), 20))
 
 
-def term(weight: float, student: OneHead, pretrained: Pretrained | None) -> dict[str, Tensor]:
+def term(weight: float, student: OneHead, pretrained: PretrainedBackbone | None) -> dict[str, Tensor]:
     torch.manual_seed(2)
     recall = Recall(weight)
     recall.before_stage(Stage(("seg",), (), None, lambda: [], student, pretrained=pretrained))
@@ -45,7 +45,9 @@ def shaken(model: OneHead) -> OneHead:
     return student
 
 
-def test_it_is_zero_at_the_start_and_grows_with_distance_and_weight(network: OneHead, pretrained: Pretrained) -> None:
+def test_it_is_zero_at_the_start_and_grows_with_distance_and_weight(
+    network: OneHead, pretrained: PretrainedBackbone
+) -> None:
     same = term(1.0, network, pretrained)["recall"]
     one, two = (term(weight, shaken(network), pretrained)["recall"] for weight in (1.0, 2.0))
     assert same.item() == pytest.approx(0, abs=1e-6)
@@ -53,7 +55,7 @@ def test_it_is_zero_at_the_start_and_grows_with_distance_and_weight(network: One
     assert two.item() == pytest.approx(2 * one.item(), rel=1e-4)
 
 
-def test_its_gradient_reaches_the_backbone_alone(network: OneHead, pretrained: Pretrained) -> None:
+def test_its_gradient_reaches_the_backbone_alone(network: OneHead, pretrained: PretrainedBackbone) -> None:
     student = shaken(network)
     term(1.0, student, pretrained)["recall"].backward()
     assert all(p.grad is None for part in (student.neck, student.head) for p in part.parameters())
@@ -61,7 +63,7 @@ def test_its_gradient_reaches_the_backbone_alone(network: OneHead, pretrained: P
     assert all(p.grad is None for p in pretrained.parameters())
 
 
-def test_maps_may_move_where_the_naming_does_not_care(pretrained: Pretrained) -> None:
+def test_maps_may_move_where_the_naming_does_not_care(pretrained: PretrainedBackbone) -> None:
     assert pretrained.readout is not None
     with torch.no_grad():
         pretrained.readout.weight[:, 0] = 0.0  # the first channel of the finest map is not read
@@ -77,7 +79,7 @@ def test_maps_may_move_where_the_naming_does_not_care(pretrained: Pretrained) ->
 
 
 def test_what_names_nothing_is_not_recalled(network: OneHead) -> None:
-    assert term(1.0, shaken(network), Pretrained(copy.deepcopy(network.backbone))) == {}
+    assert term(1.0, shaken(network), PretrainedBackbone(copy.deepcopy(network.backbone))) == {}
 
 
 def test_regions_lie_within_the_image() -> None:

@@ -37,7 +37,7 @@ def stage(tasks: tuple[str, ...], old: tuple[str, ...] = (), count: int = 15) ->
 
 def filled(size: int = 4, per_step: int = 2, tasks: tuple[str, ...] = ("seg", "det")) -> Replay:
     """Replay that has seen the stages of `tasks`."""
-    replay = Replay(size, per_step, weight=1.0, hold_more=False, vary=False)
+    replay = Replay(size, per_step, weight=1.0, vary=False)
     for i, task in enumerate(tasks):
         replay.before_stage(stage((task,), tasks[:i]))
         replay.after_stage(stage((task,), tasks[:i]))
@@ -54,23 +54,13 @@ def new_step() -> Step:
 @pytest.mark.parametrize("size", [0, -1, 11, 1000])
 def test_a_buffer_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"continual.replay is {size}: a buffer holds 1 to 10 images a task"):
-        Replay(size, 2, 1.0, False, False)
-
-
-def test_the_looser_reading_holds_more_but_shows_as_few() -> None:
-    replay = Replay(12, MOST, 1.0, True, False)
-    replay.after_stage(stage(("seg",)))
-    assert len(replay.buffer) == 12
-    replay.before_stage(stage(("det",), ("seg",)))
-    step = new_step()
-    replay.before_step(step)
-    assert len(step.images) == 3 + MOST
+        Replay(size, 2, 1.0, False)
 
 
 @pytest.mark.parametrize("per_step", [0, -2, 11])
 def test_replaying_nothing_or_too_much_a_step_is_refused(per_step: int) -> None:
     with pytest.raises(ValueError, match=f"continual.replay_step is {per_step}: show 1 to 10"):
-        Replay(5, per_step, 1.0, False, False)
+        Replay(5, per_step, 1.0, False)
 
 
 def test_at_most_ten_images_of_each_task_are_kept() -> None:
@@ -81,13 +71,13 @@ def test_at_most_ten_images_of_each_task_are_kept() -> None:
 
 
 def test_a_stage_of_several_tasks_keeps_images_of_each() -> None:
-    replay = Replay(3, 2, 1.0, False, False)
+    replay = Replay(3, 2, 1.0, False)
     replay.after_stage(stage(("seg", "det", "cls")))
     assert [k.task for k in replay.buffer] == ["seg"] * 3 + ["det"] * 3 + ["cls"] * 3
 
 
 def test_a_small_set_is_kept_whole() -> None:
-    replay = Replay(10, 2, 1.0, False, False)
+    replay = Replay(10, 2, 1.0, False)
     replay.after_stage(stage(("det",), count=4))
     assert len(replay.buffer) == 4
 
@@ -96,7 +86,7 @@ def test_a_small_set_is_kept_whole() -> None:
 
 
 def test_nothing_is_replayed_in_the_first_stage() -> None:
-    replay = Replay(4, 2, 1.0, False, False)
+    replay = Replay(4, 2, 1.0, False)
     replay.before_stage(stage(("seg",)))
     step = new_step()
     before = step.images
@@ -106,7 +96,7 @@ def test_nothing_is_replayed_in_the_first_stage() -> None:
 
 
 @pytest.mark.parametrize(("per_step", "added"), [(1, 1), (2, 2), (8, 8), (10, 8)])
-def test_every_step_replays_even_if_the_buffer_is_smaller_than_asked(per_step: int, added: int) -> None:
+def test_every_step_replays_even_if_the_buffer_is_smaller_than_a_step_s_share(per_step: int, added: int) -> None:
     replay = filled(4, per_step)
     replay.before_stage(stage(("cls",), ("seg", "det")))
     for _ in range(5):
@@ -147,7 +137,7 @@ def test_images_are_replayed_mirrored_half_of_the_time() -> None:
     torch.manual_seed(0)
     ramp = (torch.arange(SIZE) / 255).expand(3, SIZE, SIZE)
     box = torch.tensor([[0.25, 0.5, 0.1, 0.2]])
-    replay = Replay(1, 1, 1.0, False, False)
+    replay = Replay(1, 1, 1.0, False)
     kept = object_targets([box], [torch.tensor([0])], SIZE)
     replay.after_stage(Stage(("det",), (), None, lambda: [(ramp, kept)]))
     replay.before_stage(stage(("cls",), ("det",)))
@@ -224,7 +214,7 @@ def test_boxes_and_masks_follow_the_pixels() -> None:
 def test_replayed_images_go_to_the_terms_of_their_own_task() -> None:
     model, criterion = tiny(), Criterion(LossConfig())
     for old, terms in (("seg", {"seg_ce", "seg_dice"}), ("det", {"conf", "l1", "giou"})):
-        replay = Replay(2, 2, 1.0, False, False)
+        replay = Replay(2, 2, 1.0, False)
         kept = [(image, random_targets([old], seed=i)) for i, image in enumerate(images(2))]
         replay.after_stage(Stage((old,), (), None, lambda kept=kept: kept))
         replay.before_stage(stage(("cls",), (old,)))
@@ -236,10 +226,10 @@ def test_replayed_images_go_to_the_terms_of_their_own_task() -> None:
 
 
 @pytest.mark.parametrize("task", ["seg", "det", "cls"])
-def test_stored_outputs_hold_the_network_to_what_it_said(task: str) -> None:
+def test_stored_outputs_hold_the_network_to_its_old_outputs(task: str) -> None:
     torch.manual_seed(0)
     model = tiny()
-    replay = Replay(3, 3, 2.0, False, False)
+    replay = Replay(3, 3, 2.0, False)
     kept = [(image, random_targets([task], seed=i)) for i, image in enumerate(images(3))]
     kept = [((image * 255).round() / 255, targets) for image, targets in kept]  # as a buffer keeps it
     replay.after_stage(Stage((task,), (), None, lambda: kept, model))
@@ -266,10 +256,10 @@ def test_stored_outputs_hold_the_network_to_what_it_said(task: str) -> None:
     assert {name for name, row in rows.items() if row.any()} == blocks
 
 
-def test_varied_images_differ_each_time_and_ask_for_no_stored_output() -> None:
+def test_augmented_images_differ_each_time_and_need_no_stored_output() -> None:
     torch.manual_seed(0)
     model = tiny()
-    replay = Replay(1, 1, 2.0, False, True)
+    replay = Replay(1, 1, 2.0, True)
     kept = [(images(1)[0], random_targets(["seg"]))]
     replay.after_stage(Stage(("seg",), (), None, lambda: kept, model))
     replay.before_stage(Stage(("cls",), ("seg",), None, lambda: [], vary=partial(varied, augment=Augment())))
@@ -288,7 +278,7 @@ def test_varied_images_differ_each_time_and_ask_for_no_stored_output() -> None:
 def test_state_survives_a_checkpoint(tmp_path: Path) -> None:
     replay = filled(4, 2)
     torch.save(replay.state_dict(), tmp_path / "state.pt")
-    restored = Replay(4, 2, 1.0, False, False)
+    restored = Replay(4, 2, 1.0, False)
     restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert len(restored.buffer) == 8
     for kept, expected in zip(restored.buffer, replay.buffer):

@@ -196,21 +196,21 @@ def test_the_end_is_a_mean_of_start_and_end_but_for_the_new_rows() -> None:
     start = copy.deepcopy(model.state_dict())
     shaken(model)
     trained = copy.deepcopy(model.state_dict())
-    Average(0.25).settle(stage)
+    Average(0.25).after_training(stage)
     own = own_weights(model, ["det"])
     for name, p in model.named_parameters():
         mixed = 0.75 * trained[name] + 0.25 * start[name]
         torch.testing.assert_close(p, torch.where(own[name], trained[name], mixed) if name in own else mixed)
     first = Stage(("seg",), (), None, lambda: [], model)
     unchanged = copy.deepcopy(model.state_dict())
-    Average(0.25).settle(first)
+    Average(0.25).after_training(first)
     assert all(torch.equal(v, unchanged[k]) for k, v in model.state_dict().items())
 
 
 # --- LwF ---
 
 
-def test_lwf_asks_for_final_outputs_of_old_tasks_only() -> None:
+def test_lwf_needs_final_outputs_of_old_tasks_only() -> None:
     model = tiny()
     stage = second_stage(model, "cls", ("seg", "det"))
     lwf = LwF(2.0, 0.0)
@@ -256,7 +256,7 @@ def test_composed_images_show_four_and_claim_nothing() -> None:
     step = Step(batch.clone(), random_targets(["cls"] * 4, size=64))
     compose.before_stage(Stage(("cls",), (), None, lambda: []))
     compose.before_step(step)
-    assert len(step.images) == 4  # nobody to speak about them
+    assert len(step.images) == 4  # no teacher for them
     compose.before_stage(Stage(("cls",), ("seg",), None, lambda: []))
     compose.before_step(step)
     assert step.images.shape == (6, 3, 64, 64)

@@ -70,7 +70,7 @@ def expected() -> dict[str, bytes]:
     return dict(sorted(files.items()))
 
 
-def test_everything_arrives_and_a_second_call_asks_for_nothing(run, server, tmp_path, capsys):
+def test_everything_arrives_and_a_second_call_downloads_nothing(run, server, tmp_path, capsys):
     assert run() == 0
     assert tree(tmp_path / "data") == expected()
     server.log.clear()
@@ -90,7 +90,7 @@ def test_cut_connections_do_not_matter(run, server, tmp_path, cut, ranges):
     assert tree(tmp_path / "data") == expected()
 
 
-def test_only_the_tasks_asked_for(run, tmp_path, capsys):
+def test_only_the_named_tasks(run, tmp_path, capsys):
     assert run("--tasks", "det") == 0
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"mini_coco_det"}
     assert run("--tasks", "det,boxes") == 2
@@ -172,7 +172,7 @@ def test_a_new_process_goes_on_after_the_last_file_saved(run, server, tmp_path, 
 
 
 @pytest.mark.parametrize("offset", [1234, 10**9])
-def test_a_stale_note_of_the_place_in_the_tar_does_no_harm(run, server, tmp_path, offset):
+def test_a_stale_offset_in_the_tar_does_no_harm(run, server, tmp_path, offset):
     note = tmp_path / "data" / ".download" / "voc.json"
     note.parent.mkdir(parents=True)
     left = [f"JPEGImages/2007_00000{i}.jpg" for i in (0, 3, 5)]
@@ -206,7 +206,7 @@ def _special(name: str, kind: bytes) -> tarfile.TarInfo:
 
 
 @pytest.mark.parametrize(
-    ("member", "says"),
+    ("member", "sentence"),
     [
         (tarfile.TarInfo("../../evil.txt"), "'../../evil.txt' leads out of its folder"),
         (tarfile.TarInfo("/etc/evil"), "'/etc/evil' leads out of its folder"),
@@ -216,10 +216,10 @@ def _special(name: str, kind: bytes) -> tarfile.TarInfo:
     ],
 )
 @pytest.mark.parametrize("task", ["seg", "cls"])
-def test_unsafe_members_are_refused(run, server, tmp_path, capsys, member, says, task):
+def test_unsafe_members_are_refused(run, server, tmp_path, capsys, member, sentence, task):
     server.files |= {VOC: tar({member.name: member}), NETTE: tar({member.name: member}, "w:gz")}
     assert run("--tasks", task) == 2
-    assert says in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
     assert not (tmp_path / "evil.txt").exists()
     assert not any(path.suffix in (".jpg", ".txt") for path in (tmp_path / "data").rglob("*"))
 
@@ -255,7 +255,7 @@ def test_root_that_cannot_be_written(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "sentence"),
     [
         ("{", "not a readable name list"),
         ("{}", "not a name list"),
@@ -263,10 +263,10 @@ def test_root_that_cannot_be_written(run, tmp_path, capsys):
         ('{"format": 1, "cls": {"../x": {}}}', "'../x' is no cls name"),
     ],
 )
-def test_bad_name_lists(run, tmp_path, capsys, text, says):
+def test_bad_name_lists(run, tmp_path, capsys, text, sentence):
     (tmp_path / "names.json").write_text(text)
     assert run() == 2
-    assert says.strip("'") in capsys.readouterr().err
+    assert sentence.strip("'") in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
 
 

@@ -102,7 +102,7 @@ def test_huge_image_is_refused_before_decoding(tmp_path: Path, width: int, heigh
             read(path)
 
 
-def test_masks_are_told_from_photographs(tmp_path: Path) -> None:
+def test_masks_are_distinguished_from_photographs(tmp_path: Path) -> None:
     assert looks_like_mask(draw_mask(tmp_path / "mask.png"))
     assert not looks_like_mask(draw_image(tmp_path / "noise.png"))
     assert not looks_like_mask(draw_image(tmp_path / "grey.png", mode="L"))

@@ -209,7 +209,7 @@ def test_weights_of_another_model_are_no_start(drawn: Path, finished: Path, tmp_
 
 
 @pytest.mark.parametrize(("stage", "before"), [("det", "seg"), ("cls", "det")])
-def test_a_stage_without_the_one_before_says_what_to_run(
+def test_a_stage_without_the_one_before_names_what_to_run(
     stage: str, before: str, drawn: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     text = complaint(capsys, train(drawn, tmp_path / "runs", "--stage", stage))
@@ -243,7 +243,7 @@ def test_a_damaged_checkpoint_of_the_stage_before_is_named(drawn: Path, run: Pat
     assert text.startswith(f"{run / 'seg.pt'} is no checkpoint or a damaged one")
 
 
-def test_a_loss_that_is_no_number_stops_and_says_where(
+def test_a_loss_that_is_no_number_stops_and_names_the_step(
     drawn: Path, run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, calls = Criterion.__call__, []
@@ -283,7 +283,7 @@ def test_settings_that_cannot_work_are_one_sentence(
     assert text in complaint(capsys, train(drawn, tmp_path / "runs", "--stage", "seg", *options))
 
 
-def test_a_place_that_cannot_be_written_is_named(drawn: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_folder_that_cannot_be_written_is_named(drawn: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "runs").write_text("in the way")
     text = complaint(capsys, train(drawn, tmp_path / "runs", "--stage", "seg"))
     assert text.startswith(f"cannot write {tmp_path / 'runs' / 'mine' / '.lock'}: Not a directory")

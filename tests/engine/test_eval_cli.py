@@ -82,7 +82,7 @@ def test_only_the_scores_of_the_chosen_task_are_given(
     assert last_line(capsys.readouterr().out) == {"Top-1": 1.0, "Top-1_known": 1.0, "seen_in_training": None}
 
 
-def test_the_test_split_comes_before_val_unless_asked_for(
+def test_the_test_split_comes_before_val_unless_val_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     oracle = write_sets(tmp_path, "val")
@@ -94,7 +94,7 @@ def test_the_test_split_comes_before_val_unless_asked_for(
 
 
 @pytest.mark.parametrize(("tasks", "code"), [("all", 0), ("all,seg", 2), ("det,seg", 2)])
-def test_a_missing_set_is_said_and_costs_the_exit_code_if_asked_for(
+def test_a_missing_set_is_reported_and_fails_if_its_task_was_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -193,14 +193,14 @@ def test_user_errors_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
         assert captured.err.count("\n") == 1
 
 
-def test_a_json_file_that_cannot_be_written_is_said(
+def test_a_json_file_that_cannot_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "no folder" / "scores.json"
     assert run(monkeypatch, write_sets(tmp_path), tmp_path, "--tasks", "cls", "--json", str(target)) == 2
-    said = capsys.readouterr()
-    assert f"error: --json {target}: No such file or directory" in said.err
-    assert last_line(said.out)["Top-1"] == 1.0  # what was scored is said all the same
+    printed = capsys.readouterr()
+    assert f"error: --json {target}: No such file or directory" in printed.err
+    assert last_line(printed.out)["Top-1"] == 1.0  # what was scored is printed all the same
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

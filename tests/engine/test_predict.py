@@ -156,11 +156,13 @@ def test_the_cameras_orientation_is_undone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("missing.png", "no such file or folder"), ("empty", "holds no image")], ids=["missing", "empty"]
+    ("name", "sentence"),
+    [("missing.png", "no such file or folder"), ("empty", "holds no image")],
+    ids=["missing", "empty"],
 )
-def test_what_is_no_image_is_named(tmp_path: Path, name: str, says: str) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path, name: str, sentence: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=sentence):
         list(sources([str(tmp_path / name)]))
 
 
@@ -252,7 +254,7 @@ def test_a_score_outside_0_to_1_is_refused(score: str, capsys: pytest.CaptureFix
 # --- pictures of every kind, in Python
 
 
-def test_a_path_an_image_and_an_array_say_the_same(model: OneHead, tmp_path: Path) -> None:
+def test_a_path_an_image_and_an_array_give_the_same_prediction(model: OneHead, tmp_path: Path) -> None:
     image = photo()
     image.save(tmp_path / "a.png")
     expected = predict(model, image)
@@ -272,7 +274,7 @@ def test_an_onnx_file_finds_what_its_checkpoint_finds(model: OneHead, weights: s
     assert (result.mask == expected.mask).mean() > 0.99
 
 
-def test_more_than_255_classes_are_told_apart_and_drawn(model: OneHead) -> None:
+def test_more_than_255_classes_are_distinguished_and_drawn(model: OneHead) -> None:
     many = tuple(f"class {i}" for i in range(300))
     wide = OneHead(model.config, {"seg": many, "det": many, "cls": many}, 64).eval()
     result = predict(wide, photo(), score=0.0)

@@ -15,8 +15,8 @@ from engine.settings.config import Config
 from engine.storage.checkpoint import FORMAT, backbone_weights, load, load_pretrained, stage0_path
 from engine.storage.errors import UserError
 from engine.train import main
-from engine.training.teachers import teacher_side
-from models.teacher import PublicTeacher
+from engine.training.teacher_runtime import teacher_side
+from models.public_teacher import PublicTeacher
 from scripts.publish_weights import main as publish
 
 TEACHER = "mobilenetv3_small_050"
@@ -124,7 +124,7 @@ def test_a_second_round_goes_on_from_the_first(photos: Path, teacher: Path, fini
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "sentence"),
     [
         (["--pretrain.sizes", "[64, 50]"], "pretrain.sizes names 50: it must be a multiple of 32"),
         (["--pretrain.sizes", "[]"], "pretrain.sizes is empty"),
@@ -134,9 +134,9 @@ def test_a_second_round_goes_on_from_the_first(photos: Path, teacher: Path, fini
     ],
 )
 def test_what_cannot_work_is_refused(
-    options: list[str], says: str, photos: Path, teacher: Path, tmp_path: Path
+    options: list[str], sentence: str, photos: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=sentence):
         run(photos, teacher, tmp_path, *options)
 
 
@@ -144,9 +144,9 @@ def test_a_teacher_looks_at_larger_views_up_to_a_limit() -> None:
     assert [teacher_side(side) for side in (64, 128, 160, 192, 224, 256, 320)] == [96, 192, 224, 256, 256, 256, 320]
 
 
-def test_openvino_says_what_torch_says() -> None:
+def test_openvino_gives_the_outputs_of_torch() -> None:
     pytest.importorskip("openvino")
-    from engine.training.teachers import OpenVINOTeacher
+    from engine.training.teacher_runtime import OpenVINOTeacher
 
     teacher = PublicTeacher(TEACHER)
     views = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -199,22 +199,24 @@ def test_the_weights_of_this_repository_fit_the_default_backbone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [(["--init", "null"], "starts from random"), (["--init", "stage0"], "neck and head: random")]
+    ("options", "sentence"),
+    [(["--init", "null"], "starts from random"), (["--init", "stage0"], "neck and head: random")],
 )
 def test_the_default_start_is_stage_0(
-    options: list[str], says: str, tiny: list[str], capsys: pytest.CaptureFixture[str]
+    options: list[str], sentence: str, tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*tiny, "--stage", "seg", *options]) == 0
-    assert says in capsys.readouterr().out
+    assert sentence in capsys.readouterr().out
 
 
-def test_a_published_stage_0_is_half_as_large_and_says_nothing_of_where_it_was_made(
+def test_a_published_stage_0_is_half_as_large_and_names_no_folder_of_the_machine(
     finished: Path, tmp_path: Path
 ) -> None:
     assert publish([str(finished / "pretrain.pt"), str(tmp_path / "small.pt")]) == 0
     content = load(tmp_path / "small.pt")
     assert all(v.dtype in (torch.float16, torch.int64) for v in content["model"].values())
     assert not {"data", "pretrain", "runs", "rows"} & {*content, *content["config"]}
+    assert "/" not in content["teacher"]
     whole, small = (load_pretrained(p, "fast_scnn") for p in (finished / "pretrain.pt", tmp_path / "small.pt"))
     for one, other in zip(whole.state_dict().values(), small.state_dict().values()):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)

@@ -70,7 +70,7 @@ def test_pair_iou_of_boxes_without_area_is_zero() -> None:
     assert pair_iou(boxes[:0], boxes[:0]).shape == (0,)
 
 
-def test_box_encoding_tells_boxes_apart_and_is_bounded() -> None:
+def test_box_encodings_of_two_boxes_differ_and_are_bounded() -> None:
     torch.manual_seed(0)
     boxes = boxes_in_view(40)
     encoding = box_encoding(boxes, 64)

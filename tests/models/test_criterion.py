@@ -218,7 +218,7 @@ def test_losses_are_float32_whatever_the_network_gave() -> None:
         assert torch.equal(value, expected[name]), name
 
 
-def test_a_model_that_broke_is_told_by_name() -> None:
+def test_a_model_that_diverged_is_named() -> None:
     outputs = fixed_outputs(1)
     outputs["dense"]["pred_logits"][0, 3, 1] = float("nan")
     with pytest.raises(FloatingPointError, match="pred_logits is not finite"):

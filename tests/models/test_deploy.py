@@ -32,7 +32,7 @@ def test_fused_copy_gives_the_same_outputs(backbone: str) -> None:
 
 
 @torch.no_grad()
-def test_what_is_deployed_is_what_the_model_says_last() -> None:
+def test_the_deployed_copy_gives_the_outputs_of_the_last_layer() -> None:
     model = tiny(seed=1)  # with seed 0 two locations are equally sure, and rounding decides which comes first
     expected, found = model(images(2)), Deployed(model)(images(2))
     for name in ("pred_boxes", "pred_conf", "pred_logits", "pred_masks", "pred_class"):

@@ -77,7 +77,7 @@ def test_untrained_confidence_is_the_prior() -> None:
     assert torch.sigmoid(torch.tensor(CONF_PRIOR)).item() == pytest.approx(0.01, abs=1e-4)
 
 
-def test_classes_are_judged_one_by_one_above_what_they_share() -> None:
+def test_classes_have_their_own_sigmoids_above_the_shared_confidence() -> None:
     conf, classes = torch.tensor([[-1.0], [2.0]]), torch.tensor([[0.5, 3.0, -1.0], [0.0, -2.0, 0.25]])
     found = tiny().head.object_logits(conf, classes)
     assert found["pred_logits"].tolist() == [[-0.5, 2.0, -2.0], [2.0, 0.0, 2.25]]

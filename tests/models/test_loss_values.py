@@ -96,7 +96,7 @@ def test_masks_are_read_where_the_logits_lie(zoom: int) -> None:
     assert shifted["seg_ce"].item() > 10
 
 
-def test_earlier_layers_are_judged_at_the_logits_own_resolution() -> None:
+def test_earlier_layers_have_their_loss_at_the_logits_own_resolution() -> None:
     torch.manual_seed(0)
     targets, criterion = mask_targets(torch.randint(0, 5, (1, SIZE, SIZE))), Criterion(LossConfig(aux=0.5))
     outputs = fixed_outputs(1, aux=2)

@@ -246,7 +246,7 @@ def test_centre_distance_by_hand() -> None:
     assert centre_distance(references, large).view(4, 4)[1].tolist() == pytest.approx([0.125, 0, 0, 0.125])
 
 
-def test_every_place_lies_in_the_core_of_some_cell() -> None:
+def test_every_location_lies_in_the_core_of_some_cell() -> None:
     references = grid_references(6, 6, CELLS_PER_REFERENCE, torch.device("cpu"))
     boxes = boxes_in_view(200, torch.Generator().manual_seed(0)) * torch.tensor([1, 1, 0.01, 0.01])
     assert (centre_distance(references, boxes).amin(1) == 0).all()

@@ -120,14 +120,14 @@ def test_pick_gathers_rows_of_each_image() -> None:
     assert found.tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
 
 
-def test_nearest_place_agrees_in_place_and_size() -> None:
+def test_the_nearest_location_agrees_in_position_and_size() -> None:
     # Four by four cells of 0.25, references 0.5 wide, then two by two, references 1 wide.
     boxes = torch.tensor([[[0.9, 0.1, 0.5, 0.5], [0.9, 0.1, 0.9, 1.0], [0.1, 0.6, 0.3, 0.4], [-0.2, 1.3, 0.5, 0.5]]])
     assert nearest_locations(boxes, [(4, 4), (2, 2)]).tolist() == [[3, 16 + 1, 8, 12]]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_place_is_nearer_than_the_nearest(seed: int) -> None:
+def test_no_location_is_nearer_than_the_nearest(seed: int) -> None:
     boxes = boxes_in_view(200, torch.Generator().manual_seed(seed))
     sizes = [(8, 12), (4, 6), (2, 3)]
     references = torch.cat([grid_references(h, w, CELLS_PER_REFERENCE, boxes.device) for h, w in sizes])
@@ -216,5 +216,5 @@ def test_groups_share_locations_where_there_are_too_few() -> None:
     queries = model.head.extra_queries(dense, dense["pred_conf"], [], 2, None)
     assert queries is not None
     runs = queries.index[0].view(2, 100).tolist()
-    assert [len(set(run)) for run in runs] == [100, 100]  # each place once in a run
+    assert [len(set(run)) for run in runs] == [100, 100]  # each location once in a run
     assert set(runs[0]) | set(runs[1]) == set(range(189))  # and none of the 189 left out

@@ -6,7 +6,7 @@ from engine.storage.errors import UserError, run_cli
 from scripts import audit
 
 
-def test_no_finds_and_finds_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_finds_and_no_finds_are_distinguished(capsys: pytest.CaptureFixture[str]) -> None:
     assert audit.verdict(0, "", "No known vulnerabilities found") == 0
     assert capsys.readouterr().out == "audited: no known vulnerability in constraints.txt\n"
     assert audit.verdict(1, "pillow 1.0 CVE-1", "Found 1 known vulnerability in 1 package\n") == 1

@@ -35,7 +35,7 @@ def test_a_figure_of_a_grid_is_of_all_its_cells(tmp_path: Path) -> None:
     assert len({one, both, digest(tmp_path)}) == 3
 
 
-def test_a_picture_that_says_nothing_is_of_no_record(tmp_path: Path) -> None:
+def test_a_picture_without_digest_is_of_no_record(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     assert drawn_from(tmp_path / "a.png") == ""
 
@@ -44,7 +44,7 @@ def test_the_figures_of_this_repository_show_its_records() -> None:
     assert main(["--check"]) == 0
 
 
-def test_another_record_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_record_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for record, _ in FIGURES.values():
         (tmp_path / record).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / record).write_text("{}")

@@ -13,21 +13,21 @@ from scripts.probe_features import main, probe_labels, probe_masks
 from tests.engine.conftest import drawn  # noqa: F401
 
 
-def test_labels_that_features_tell_are_read() -> None:
+def test_labels_that_features_determine_are_read() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 4
     told = F.one_hot(labels, 8).float() + 0.1 * torch.randn(60, 8, generator=generator)
     assert probe_labels(told, labels) == 1.0
 
 
-def test_labels_that_features_do_not_tell_are_not_learnt_by_heart() -> None:
+def test_labels_unrelated_to_features_are_not_overfitted() -> None:
     # 60 images of 100 random features: a classifier fits them all, so only images held out tell the truth.
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 4
     assert probe_labels(torch.randn(60, 100, generator=generator), labels) < 0.5
 
 
-def test_masks_that_features_tell_are_read() -> None:
+def test_masks_that_features_determine_are_read() -> None:
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     cells = torch.randint(3, (220, 1, 4, 4), generator=generator).float()

@@ -134,7 +134,7 @@ def test_file_names_with_folders_or_another_ending(tmp_path: Path, form: str) ->
     assert found.records[1].labels.tolist() == [0]
 
 
-def test_equal_names_in_two_folders_are_told_apart_by_the_folder(tmp_path: Path) -> None:
+def test_equal_names_in_two_folders_are_distinguished_by_the_folder(tmp_path: Path) -> None:
     for folder in ("north", "south"):
         draw_image(tmp_path / "val" / "images" / folder / "0.jpg")
         draw_image(tmp_path / "val" / "images" / folder / f"{folder}.jpg")

@@ -184,7 +184,7 @@ def test_masks_of_0_and_255(tmp_path: Path) -> None:
     assert set(np.unique(masks_of(load_set(tmp_path, "seg", "val"))[0])) == {0, VOID}
 
 
-def test_names_that_nobody_gives_are_assumed_and_that_is_said(tmp_path: Path) -> None:
+def test_missing_names_are_assumed_with_a_note(tmp_path: Path) -> None:
     seg_set(tmp_path, "{split}/images", "{split}/masks", "val")
     found = load_set(tmp_path, "seg", "val")
     assert found.classes == VOC_CLASSES

@@ -293,7 +293,7 @@ def test_a_stray_folder_does_not_stand_in_for_a_missing_split(tmp_path: Path) ->
         find_set(tmp_path, "cls", "val")
 
 
-def test_the_name_of_a_class_says_nothing_about_the_split(tmp_path: Path) -> None:
+def test_the_name_of_a_class_does_not_name_the_split(tmp_path: Path) -> None:
     cls_set(tmp_path / "cls", "train", "train", ("test_tube", "flask"))
     assert load_set(tmp_path, "cls", "train").classes == ("flask", "test_tube")
     with pytest.raises(DataError, match="no test split"):

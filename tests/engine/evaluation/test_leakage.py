@@ -1,4 +1,4 @@
-"""An evaluation on images that the model has learnt from says so, whatever the files are called."""
+"""An evaluation on images that the model has learnt from is reported, whatever the files are called."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_training_images_are_named_under_any_name(chain: Path, drawn: Path, tmp_
     assert json.loads((tmp_path / "s.json").read_text())["sets"]["seg"]["seen_in_training"] == 1
 
 
-def test_an_older_checkpoint_does_not_tell(chain: Path, drawn: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_an_older_checkpoint_has_no_list(chain: Path, drawn: Path, tmp_path: Path, capsys: Capture) -> None:
     content = load(chain / "seg.pt")
     del content["training_images"]
     save(tmp_path / "old.pt", content)

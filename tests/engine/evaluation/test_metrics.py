@@ -84,7 +84,7 @@ def test_iou_of_just_over_060_passes_three_of_ten_thresholds() -> None:
     assert scores["AP75"] == 0.0
 
 
-def test_sizes_are_judged_by_the_area_in_the_file() -> None:
+def test_sizes_follow_the_area_in_the_file() -> None:
     scores = tally([(truth(BOX, FAR), found(BOX))]).scores()
     assert math.isnan(scores["AP_S"])
     assert scores["AP_M"] == pytest.approx(1.0)

@@ -84,7 +84,7 @@ def test_a_result_of_other_settings_is_not_taken_for_the_cells_own(grid_file: Pa
         run_cell(grid, cell, tmp_path, tmp_path / "runs")
 
 
-def test_a_training_that_fails_says_how_to_go_on(grid_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
+def test_a_failed_training_names_the_remedy(grid_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
     where = ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
     with pytest.raises(UserError, match="run the same command again"):
         main([str(grid_file), *where, "--data.root", str(tmp_path / "nowhere")])

@@ -67,9 +67,7 @@ def test_a_model_comes_back_with_bit_identical_outputs(model: OneHead, path: Pat
         assert torch.equal(one[name], original[name])
 
 
-def test_a_checkpoint_from_before_classes_were_judged_one_by_one_is_read_as_it_was_meant(
-    model: OneHead, path: Path
-) -> None:
+def test_a_checkpoint_from_before_per_class_sigmoids_is_read_with_its_softmax(model: OneHead, path: Path) -> None:
     content = load(path)
     del content["architecture"]["exclusive"]
     older = build_model(content, "an older file")
@@ -345,7 +343,7 @@ def test_a_false_size_is_refused_before_it_takes_memory(model: OneHead, tmp_path
     assert "holds another model than this program builds (" in refusal(load_model, tmp_path / "odd.pt")
 
 
-def test_an_error_that_says_nothing_is_named_by_its_type(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_text_is_named_by_its_type(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise EOFError
 

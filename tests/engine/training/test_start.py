@@ -61,7 +61,7 @@ def test_without_the_remedy_nothing_is_loaded(tiny: list[str], whole: Path) -> N
 
 
 @pytest.mark.parametrize("remedy", ["hold", "recall"])
-def test_remedies_of_the_start_are_not_asked_when_all_tasks_are_learnt_at_once(
+def test_remedies_of_the_start_are_off_when_all_tasks_are_learnt_at_once(
     remedy: str, tiny: list[str], whole: Path
 ) -> None:
     run = run_of([*tiny, "--init", str(whole), f"--continual.{remedy}", "1"])

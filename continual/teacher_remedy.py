@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from continual.base import Remedy, Stage, Step
-from models.pretrained import Pretrained
+from models.pretrained_backbone import PretrainedBackbone
 
 
 class TeacherRemedy(Remedy):
@@ -27,10 +27,10 @@ class TeacherRemedy(Remedy):
             step.query_teacher(self.stage)
 
 
-class FromPretrained(Remedy):
+class PretrainedTeacherRemedy(Remedy):
     """A remedy with the backbone that the run began with as teacher; a run from random weights has none."""
 
-    teacher: Pretrained | None = None
+    teacher: PretrainedBackbone | None = None
 
     def before_stage(self, stage: Stage) -> None:
         """Take the pretrained backbone as teacher."""

@@ -1,4 +1,4 @@
-"""A public network with ImageNet weights, asked for its feature maps, its pooled features and its 1000 logits."""
+"""A public network with ImageNet weights that gives its feature maps, its pooled features and its 1000 logits."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class PublicTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutputs:
-        """Images (B, 3, H, W) in 0..1, sides multiples of 32 -> what the network says about them."""
+        """Images (B, 3, H, W) in 0..1, sides multiples of 32 -> its outputs."""
         last, maps = self.body.forward_intermediates((images - self.mean) / self.std, indices=self.levels)
         pooled = self.body.forward_head(last, pre_logits=True)
         fine, middle, deep = maps

@@ -14,13 +14,13 @@ from einops import reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.teacher import TeacherOutputs
+from models.public_teacher import TeacherOutputs
 
 EPS = 1e-5
 """Keeps channels in which a teacher's map does not vary from being divided by 0."""
 
 
-class FeatureMatching(nn.Module):
+class FeatureDistillation(nn.Module):
     """Readouts of a student's three maps, used in training only.
 
     Args:

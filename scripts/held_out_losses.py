@@ -1,6 +1,6 @@
 """What checkpoints cost on unseen images, and how far their masks are from those of the first one.
 
-python -m scripts.held_losses runs/mine/seg.pt runs/mine/det.pt --data.root data --json results/held-losses/mine.json
+python -m scripts.held_out_losses runs/mine/seg.pt runs/mine/det.pt --data.root data --json results/held-losses.json
 
 On 40 images mAP hangs on single boxes; the loss of every box does not. The images are those that the runs evaluated:
 held back with `--data.holdout true`, else the validation sets. `drift` is the mean divergence per pixel, in nats, of
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from continual.teaching import divergence
+from continual.teacher_remedy import divergence
 from data.dataset import TaskDataset
 from data.types import TASKS, Task, TaskSet
 from engine.evaluation.evaluate import Evaluator

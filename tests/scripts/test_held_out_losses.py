@@ -1,4 +1,4 @@
-"""Held-back losses tell checkpoints apart, and refuse those that have learnt from what another held back."""
+"""Held-out losses distinguish checkpoints, and refuse those that have learnt from what another held back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from data.types import TASKS
 from engine.storage.errors import UserError
 from engine.train import main as train
-from scripts.held_losses import METRICS, TERMS, drift, main
+from scripts.held_out_losses import METRICS, TERMS, drift, main
 from tests.engine.conftest import TINY, drawn  # noqa: F401
 
 

@@ -1,4 +1,4 @@
-"""Asking a public teacher: from torch, or from OpenVINO, which runs it more than twice as fast on a CPU."""
+"""Running a public teacher in torch, or in OpenVINO, which is more than twice as fast on a CPU."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.storage.errors import UserError
-from models.teacher import PublicTeacher, TeacherOutputs
+from models.public_teacher import PublicTeacher, TeacherOutputs
 
 Runtime = Literal["torch", "openvino"]
 Teach = Callable[[Tensor, int], TeacherOutputs]
-"""Views (B, 3, S, S) in 0..1 and the side at which the teacher looks at them -> what it says."""
+"""Views (B, 3, S, S) in 0..1 and the side at which the teacher sees them -> its outputs."""
 
 LARGEST = 256
-"""Largest side at which a teacher looks at a view that is smaller."""
+"""Largest side at which a teacher sees a view that is smaller."""
 
 
 def public_teacher(name: str, file: str | None) -> tuple[PublicTeacher, str]:
@@ -31,9 +31,9 @@ def public_teacher(name: str, file: str | None) -> tuple[PublicTeacher, str]:
 
 
 def teacher_side(side: int) -> int:
-    """Side at which the teacher looks at views of `side`: half as large again, up to a limit.
+    """Side at which the teacher sees views of `side`: half as large again, up to a limit.
 
-    It learnt at 224 px; on small views it says little.
+    It learnt at 224 px; on small views its outputs are poor.
     """
     return max(side, min(LARGEST, 3 * side // 2 // 32 * 32))
 
@@ -52,7 +52,7 @@ def query_teacher(teacher: PublicTeacher, runtime: Runtime, accelerator: Acceler
 
 
 def enlarged(views: Tensor, side: int) -> Tensor:
-    """Views at the side at which the teacher looks."""
+    """Views resized to the side at which the teacher sees them."""
     return views if views.shape[-1] == side else F.interpolate(views, (side, side), mode="bilinear")
 
 
@@ -68,7 +68,7 @@ class OpenVINOTeacher:
         self.teacher, self.compiled = teacher.cpu(), dict[tuple[int, ...], Any]()
 
     def __call__(self, views: Tensor, side: int) -> TeacherOutputs:
-        """What the teacher says about views."""
+        """The teacher's outputs for views."""
         images = enlarged(views, side).contiguous()
         shape = tuple(images.shape)
         if shape not in self.compiled:

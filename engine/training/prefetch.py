@@ -14,7 +14,7 @@ T = TypeVar("T")
 _END = object()
 
 
-def ahead(items: Iterator[T], count: int) -> Generator[T, None, None]:
+def prefetch(items: Iterator[T], count: int) -> Generator[T, None, None]:
     """The same items, up to `count` of them made beforehand in a thread; 0: none, and no thread.
 
     What making an item raises is raised where the item is taken.
@@ -40,7 +40,7 @@ def ahead(items: Iterator[T], count: int) -> Generator[T, None, None]:
                 if stopped.is_set():
                     return
             put((_END, None))
-        except BaseException as error:  # whatever it is belongs to the one who asks for the item
+        except BaseException as error:  # whatever it is, the consumer of the item gets it
             put((_END, error))
 
     thread = threading.Thread(target=make, daemon=True)

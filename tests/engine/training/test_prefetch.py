@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from engine.training.ahead import ahead, halve_threads
+from engine.training.prefetch import halve_threads, prefetch
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_all_items_come_in_order(count: int) -> None:
-    assert list(ahead(iter(range(20)), count)) == list(range(20))
+    assert list(prefetch(iter(range(20)), count)) == list(range(20))
 
 
 def test_items_are_made_in_a_thread_while_others_are_used() -> None:
@@ -25,7 +25,7 @@ def test_items_are_made_in_a_thread_while_others_are_used() -> None:
             made.append(threading.current_thread().name)
             yield i
 
-    found = ahead(items(), 2)
+    found = prefetch(items(), 2)
     assert next(found) == 0
     for _ in range(100):
         if len(made) == 3:
@@ -41,15 +41,15 @@ def test_a_fault_is_raised_where_the_item_is_taken() -> None:
         yield 1
         raise ValueError("broken")
 
-    found = ahead(items(), 2)
+    found = prefetch(items(), 2)
     assert next(found) == 1
     with pytest.raises(ValueError, match="broken"):
         next(found)
 
 
-def test_the_thread_ends_when_nobody_asks_any_more() -> None:
+def test_the_thread_ends_when_the_generator_is_closed() -> None:
     before = threading.active_count()
-    found = ahead(iter(range(10**9)), 2)
+    found = prefetch(iter(range(10**9)), 2)
     assert next(found) == 0
     found.close()
     assert threading.active_count() == before

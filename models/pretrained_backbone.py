@@ -11,7 +11,7 @@ from models.backbones import Backbone, image_statistics
 from models.regions import pool_boxes
 
 
-class Pretrained(nn.Module):
+class PretrainedBackbone(nn.Module):
     """A backbone in eval mode, without gradients, and the readout by which stage 0 named pictures.
 
     Args:

@@ -1,0 +1,75 @@
+"""Which sets a run trains and is evaluated on, and its images one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import SetNotFound
+from data.synthetic import main as draw
+from data.transforms import Augment
+from engine.settings.config import Config, DataConfig
+from engine.storage.errors import UserError
+from engine.training.examples import AugmentedImages, ExampleImages
+from engine.training.sets import read_sets
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of further drawn sets, with more images to evaluate on."""
+    root = tmp_path_factory.mktemp("others") / "sets"
+    draw(["--root", str(root), "--train", "5", "--val", "7", "--size", "64", "--seed", "5"])
+    return root
+
+
+def test_sets_are_evaluated_on_the_root_s_own_images_unless_another_root_is_named(drawn: Path, others: Path) -> None:
+    config = Config(data=DataConfig(root=str(drawn)))
+    train, held = read_sets(config)
+    assert {task: len(s.records) for task, s in held.items()} == {"seg": 5, "det": 5, "cls": 5}
+    moved = replace(config, data=replace(config.data, eval_root=str(others)))
+    same, elsewhere = read_sets(moved)
+    for task, learnt in train.items():
+        assert [r.image for r in same[task].records] == [r.image for r in learnt.records]
+        assert len(elsewhere[task].records) == 7
+        assert all(record.image.is_relative_to(others) for record in elsewhere[task].records)
+        assert elsewhere[task].classes == learnt.classes
+
+
+def test_a_root_without_sets_to_evaluate_on_is_an_error(drawn: Path, tmp_path: Path) -> None:
+    with pytest.raises(SetNotFound, match=str(tmp_path)):
+        read_sets(Config(data=DataConfig(root=str(drawn), eval_root=str(tmp_path))))
+
+
+def test_images_held_back_and_another_root_contradict_each_other(drawn: Path, others: Path) -> None:
+    with pytest.raises(UserError, match=r"data.holdout .* data.eval_root .*: set one of the two"):
+        read_sets(Config(data=DataConfig(root=str(drawn), holdout=True, eval_root=str(others))))
+
+
+def test_an_example_is_plain_or_augmented_anew_with_its_annotation(drawn: Path) -> None:
+    seg = read_sets(Config(data=DataConfig(root=str(drawn))))[0]["seg"]
+    plain, augmented = (
+        ExampleImages([seg], 64),
+        AugmentedImages(seg, 64, Augment(scale=(1, 1), aspect=1, color=0, grey=0)),
+    )
+    assert len(plain) == len(augmented) == 12
+    image, targets = plain[3]
+    torch.manual_seed(0)
+    views = [augmented[3] for _ in range(12)]
+    mirrored = [not torch.equal(t.masks, targets.masks) for _, t in views]
+    assert 0 < sum(mirrored) < len(views)
+    for (view, annotation), turned in zip(views, mirrored):
+        torch.testing.assert_close(view.flip(-1) if turned else view, image, atol=0.01, rtol=0)
+        assert torch.equal(annotation.masks.flip(-1) if turned else annotation.masks, targets.masks)
+
+
+def test_augmented_images_follow_torch_s_seed(drawn: Path) -> None:
+    images = AugmentedImages(read_sets(Config(data=DataConfig(root=str(drawn))))[0]["det"], 64, Augment())
+    views = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        views.append(images[0][0])
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
