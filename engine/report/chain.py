@@ -23,7 +23,7 @@ from engine.tracking.dashboard import SURE
 
 REPORT = "report.html"
 PLACES = ("name", "runs")
-"""Settings that say only where a run lies."""
+"""Settings of no consequence but where a run lies."""
 Values = dict[str, Any]
 
 

@@ -36,7 +36,10 @@ Size = tuple[int, int]
 
 
 def stage_record(evaluation: Evaluation, task_sets: Mapping[Task, TaskSet], model: Model) -> dict[str, Any]:
-    """Plain values: the sets, the classes' scores by task, pictures annotated and as seen by `model` (in eval mode)."""
+    """Plain values: the sets, the classes' scores by task, pictures as annotated and as predicted.
+
+    model: the stage's, in eval mode.
+    """
     return {
         "sets": {task: {"split": s.split, "images": len(s.records)} for task, s in task_sets.items()},
         "classes": {task: existing(tally.per_class()) for task, tally in evaluation.per_image.items()},
@@ -78,7 +81,7 @@ def picture(task_set: TaskSet, index: int, model: Model) -> dict[str, Any]:
 
 
 def annotated(task_set: TaskSet, record: Record, size: Size, small: Size) -> dict[str, Any]:
-    """What a picture's files say of it; crowds and void pixels are left out."""
+    """The annotation of a picture; crowds and void pixels are left out."""
     names = task_set.classes + task_set.unknown
     found: dict[str, Any] = {}
     if task_set.task == "det":
@@ -96,7 +99,7 @@ def annotated(task_set: TaskSet, record: Record, size: Size, small: Size) -> dic
 
 @torch.no_grad()
 def predicted(model: Model, image: Image.Image, small: Size) -> dict[str, Any]:
-    """What a model sees in a picture; tasks that it does not know are left out."""
+    """The predictions for a picture; tasks without classes or outputs are left out."""
     device = getattr(model, "mean", torch.zeros(())).device
     outputs = model(network_input(image, model.input_size).to(device))
     known = {task: names for task, names in model.classes.items() if names}
@@ -118,12 +121,10 @@ def predicted(model: Model, image: Image.Image, small: Size) -> dict[str, Any]:
 def boxes(
     corners: Tensor, labels: Tensor, scores: Tensor | None, names: Sequence[str], small: Size
 ) -> list[dict[str, Any]]:
-    """Boxes for drawing, surest last: corners (n, 4) x1 y1 x2 y2 as fractions -> left, top, width, height in pixels."""
+    """Boxes for drawing, surest last: corners (n, 4) x1 y1 x2 y2 as fractions -> x, y, width, height in pixels."""
     x1, y1, x2, y2 = (corners.clamp(0, 1) * corners.new_tensor(small * 2)).unbind(1)
-    places = torch.stack([x1, y1, x2 - x1, y2 - y1], 1).round(decimals=1).tolist()
-    found = [
-        {"name": names[k], "place": place, "colour": hexadecimal(1 + k)} for k, place in zip(labels.tolist(), places)
-    ]
+    rows = torch.stack([x1, y1, x2 - x1, y2 - y1], 1).round(decimals=1).tolist()
+    found = [{"name": names[k], "xywh": xywh, "colour": hexadecimal(1 + k)} for k, xywh in zip(labels.tolist(), rows)]
     for box, score in zip(found, [] if scores is None else scores.tolist()):
         box["score"] = round(score, 2)
     return found[::-1]

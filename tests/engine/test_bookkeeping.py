@@ -108,6 +108,6 @@ def test_a_comparison_without_a_plot_has_its_table(tmp_path: Path, monkeypatch: 
     grid.write_text("name: none\nstages: {}\nconfig: {}\nseeds: [0]\nvariants: {}\n")
     assert compare.main([str(grid), "--results", str(tmp_path), "--runs", str(tmp_path)]) == 0
     assert (tmp_path / "none" / "table.md").is_file()
-    said = capsys.readouterr().err
-    assert "note: no plot is drawn (" in said
-    assert "note: no report is written (" in said
+    printed = capsys.readouterr().err
+    assert "note: no plot is drawn (" in printed
+    assert "note: no report is written (" in printed

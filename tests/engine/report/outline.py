@@ -1,4 +1,4 @@
-"""A page as a strict reader sees it: every element closed in order, no id twice, nothing from elsewhere."""
+"""A page as a strict parser reads it: every element closed in order, no id twice."""
 
 from __future__ import annotations
 

@@ -108,10 +108,10 @@ def test_names_from_outside_are_escaped(run: Path) -> None:
             record["classes"][task] = {name: next(iter(classes.values()))}
         for picture in record["pictures"]:
             picture["file"] = name
-            for seen in (picture["annotated"], picture["predicted"]):
-                seen["label"] = name
-                seen["regions"] = [{"name": name, "share": 0.5, "colour": "#112233"}]
-                seen["boxes"] = [{"name": name, "place": [1, 1, 9, 9], "colour": "#112233", "score": 0.5}]
+            for content in (picture["annotated"], picture["predicted"]):
+                content["label"] = name
+                content["regions"] = [{"name": name, "share": 0.5, "colour": "#112233"}]
+                content["boxes"] = [{"name": name, "xywh": [1, 1, 9, 9], "colour": "#112233", "score": 0.5}]
         (run / f"{stage}.json").write_text(json.dumps(record))
     page = written(run)
     outline = Outline(page)
@@ -121,7 +121,7 @@ def test_names_from_outside_are_escaped(run: Path) -> None:
     assert [row[0][:20] for row in outline.tables["seg-classes"][1:]] == [name[:20]]
 
 
-def test_a_stage_without_a_record_is_said_to_have_none(run: Path) -> None:
+def test_a_stage_without_a_record_is_shown_as_not_recorded(run: Path) -> None:
     (run / "det.json").unlink()
     rows = Outline(written(run)).tables["pictures"][1:]
     assert all(row[2] == "not recorded" for row in rows)

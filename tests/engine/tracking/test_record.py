@@ -37,7 +37,7 @@ def test_undefined_scores_are_none() -> None:
 def test_boxes_are_in_pixels_of_the_small_picture_and_the_surest_is_drawn_last() -> None:
     corners = torch.tensor([[0.25, 0.5, 0.75, 1.0], [0.5, 0.0, 1.5, 0.5]])
     found = boxes(corners, torch.tensor([1, 0]), torch.tensor([0.9, 0.4]), ("a", "b"), (200, 100))
-    assert [(b["name"], b["score"], b["place"]) for b in found] == [
+    assert [(b["name"], b["score"], b["xywh"]) for b in found] == [
         ("a", 0.4, [100.0, 0.0, 100.0, 50.0]),  # inside the picture
         ("b", 0.9, [50.0, 50.0, 100.0, 50.0]),
     ]
@@ -64,7 +64,7 @@ def test_annotations_leave_out_crowds_and_void(tmp_path: Path) -> None:
         torch.tensor([2500.0, 2500.0]),
     )
     found = annotated(TaskSet("det", "val", "", ("a",), (record,), ("new",)), record, (100, 100), (20, 20))
-    assert [(b["name"], b["place"], "score" in b) for b in found["boxes"]] == [("a", [0.0, 0.0, 10.0, 10.0], False)]
+    assert [(b["name"], b["xywh"], "score" in b) for b in found["boxes"]] == [("a", [0.0, 0.0, 10.0, 10.0], False)]
     mask = np.full((4, 4), 255, dtype=np.uint8)
     mask[:2] = 1
     Image.fromarray(mask).save(tmp_path / "m.png")
@@ -84,6 +84,6 @@ class Labels:
         return {"pred_class": torch.tensor([[0.0, 1.0]])}
 
 
-def test_tasks_that_a_model_does_not_know_are_left_out() -> None:
+def test_tasks_without_classes_are_left_out() -> None:
     found = predicted(Labels(), Image.new("RGB", (50, 40)), (50, 40))  # type: ignore[arg-type]
     assert found == {"label": "b", "probability": pytest.approx(0.731)}
