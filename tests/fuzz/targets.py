@@ -25,7 +25,7 @@ from data.images import image_orientation, image_size, looks_like_mask, read_ima
 from data.layouts.coco import load_document, read_boxes
 from data.layouts.search import find_set
 from data.layouts.tree import Found
-from data.types import TASKS, VOID
+from data.types import TASKS, VOID, TaskSet
 from engine.evaluation.leakage import listed
 from engine.settings.config import Config, to_dict
 from engine.settings.options import Parser, build_parser, to_config
@@ -106,7 +106,27 @@ def coco_json(data: bytes, folder: Path) -> None:
     path.write_bytes(data)
     images = tuple(draw_image(folder / name) for name in ("a.jpg", "b.jpg"))
     found = Found("det", "val", "", folder, images, path, load_document(path))
-    task_set = read_boxes(found)
+    check_boxes(read_boxes(found))
+
+
+def yolo_text(data: bytes, folder: Path) -> None:
+    """A text file of boxes beside its image, as YOLO writes them."""
+    draw_image(folder / "images" / "a.jpg")
+    (folder / "labels").mkdir()
+    (folder / "labels" / "a.txt").write_bytes(data)
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    check_boxes(load_set(folder, "det"))
+
+
+def voc_xml(data: bytes, folder: Path) -> None:
+    """An XML file of boxes beside its image, as Pascal VOC has them."""
+    draw_image(folder / "a.jpg")
+    (folder / "a.xml").write_bytes(data)
+    check_boxes(load_set(folder, "det"))
+
+
+def check_boxes(task_set: TaskSet) -> None:
+    """Boxes are finite and lie within their image, which has the size of the drawn ones; labels are known."""
     for record in task_set.records:
         assert torch.isfinite(record.boxes).all()
         assert torch.isfinite(record.area).all()
@@ -179,6 +199,7 @@ def checkpoint(data: bytes, folder: Path) -> None:
 TARGETS: tuple[Callable[[bytes, Path], None], ...] = (
     *(coco_json, mask, layout, config, checkpoint),
     *(coco_altered, config_altered, checkpoint_altered),
+    *(yolo_text, voc_xml),
 )
 REFUSALS = (DataError, UserError)
 
@@ -203,4 +224,9 @@ def seeds(folder: Path) -> list[tuple[int, bytes]]:
             pickled = next(entry for entry in archive.namelist() if entry.endswith("data.pkl"))
             found.append((4, archive.read(pickled)))
     found.append((4, (folder / "1.pt").read_bytes()))
+    found += [(8, b"0 0.5 0.5 0.2 0.25\n1 0.3 0.3 0.1 0.1\n"), (8, b"1 0.1 0.1 0.6 0.2 0.5 0.8\n")]
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>8</ymax></bndbox>"
+    size = "<size><width>32</width><height>24</height><depth>3</depth></size>"
+    thing = f"<object><name>cat</name><difficult>1</difficult>{box}</object>"
+    found.append((9, f"<annotation><filename>a.jpg</filename>{size}{thing}</annotation>".encode()))
     return [*found, *((number, content) for number in (5, 6, 7) for content in (b"", bytes(4)))]

@@ -20,6 +20,8 @@ TARGETS = {
     "coco_altered",
     "config_altered",
     "checkpoint_altered",
+    "yolo_text",
+    "voc_xml",
 }
 
 
