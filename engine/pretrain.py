@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data.photos import mini_names, read_photos
 from data.views import random_views
 from engine.settings.config import Config, to_dict
-from engine.storage.checkpoint import backbone_weights, load, load_optimizer, provenance, save
+from engine.storage.checkpoint import backbone_of, load, load_optimizer, provenance, save
 from engine.storage.device import cpu_name, pick_device, pick_precision
 from engine.storage.errors import UserError, noted
 from engine.storage.files import run_lock, write_text
@@ -87,7 +87,7 @@ class Pretraining:
             channels, self.teacher.channels, self.teacher.features, self.teacher.classes
         )
         if settings.init and not unfinished:
-            self.backbone.load_state_dict(backbone_weights(settings.init, config.model.backbone))
+            self.start_from(load(settings.init))
         for module in (self.backbone, self.distillation, self.teacher):
             module.to(self.device).to(memory_format=torch.channels_last)
         self.statistics = [s.to(self.device) for s in image_statistics(self.backbone)]
@@ -99,6 +99,14 @@ class Pretraining:
         self.tracker = Tracker(folder, config.track, to_dict(config), unfinished["rows"] if unfinished else [])
         if unfinished:
             self.resume(unfinished)
+
+    def start_from(self, content: dict[str, Any]) -> None:
+        """Take a checkpoint's backbone, and its readouts if they are of the same teacher."""
+        self.backbone.load_state_dict(backbone_of(content, str(self.config.pretrain.init), self.config.model.backbone))
+        readouts = {**content.get("readouts", {}), **{f"logits.{k}": v for k, v in content.get("readout", {}).items()}}
+        own = self.distillation.state_dict()
+        if {k: v.shape for k, v in readouts.items()} == {k: v.shape for k, v in own.items()}:
+            self.distillation.load_state_dict(readouts)
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Filters and matrices decay, norms and biases do not."""
@@ -228,11 +236,12 @@ class Pretraining:
         update_bn(shown, self.ema.module, self.device)
 
     def published(self) -> dict[str, Any]:
-        """Content of pretrain.pt: the averaged backbone, and how it names things."""
+        """Content of pretrain.pt: the averaged backbone, its readout of classes, and the others, to go on from."""
         return {
             "architecture": {"backbone": self.config.model.backbone},
             "model": {f"backbone.{k}": v for k, v in self.ema.module.state_dict().items()},
             "readout": self.distillation.logits.state_dict(),
+            "readouts": {k: v for k, v in self.distillation.state_dict().items() if not k.startswith("logits.")},
             **self.common(),
         }
 

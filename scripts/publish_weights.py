@@ -16,6 +16,7 @@ from torch import Tensor
 from engine.storage.checkpoint import build_model, load, model_content, save
 from engine.storage.errors import run_cli
 
+WEIGHTS = ("model", "readout", "readouts")
 PUBLISHED = ("stage", "config", "seconds", "training_images", "provenance")
 
 
@@ -38,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     content = load(args.checkpoint)
     if content.get("stage") == "pretrain":
-        whole = {name: content[name] for name in ("architecture", "model", "readout")}
+        whole = {name: content[name] for name in ("architecture", *WEIGHTS) if name in content}
         whole["teacher"] = without_folder(content["teacher"])
     else:
         whole = model_content(build_model(content, str(args.checkpoint)))
-    halved = {name: half(value) if name in ("model", "readout") else value for name, value in whole.items()}
-    if not all(torch.isfinite(v).all() for name in halved.keys() & {"model", "readout"} for v in halved[name].values()):
+    halved = {name: half(value) if name in WEIGHTS else value for name, value in whole.items()}
+    if not all(torch.isfinite(v).all() for name in halved.keys() & set(WEIGHTS) for v in halved[name].values()):
         raise ValueError(f"{args.checkpoint}: a weight is too large for fp16")
     content["config"] = {k: v for k, v in content["config"].items() if k not in ("data", "pretrain", "runs")}
     save(args.target, {**halved, **{k: content[k] for k in PUBLISHED if k in content}})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.pretrain import Pretraining
 from engine.settings.config import Config
-from engine.storage.checkpoint import FORMAT, backbone_weights, load, load_pretrained, stage0_path
+from engine.storage.checkpoint import FORMAT, backbone_weights, load, load_pretrained, save, stage0_path
 from engine.storage.errors import UserError
 from engine.train import main
 from engine.training.teacher_runtime import teacher_side
@@ -74,6 +74,18 @@ def test_a_run_leaves_a_backbone_figures_and_curves(finished: Path) -> None:
     assert all(key.startswith("backbone.") for key in content["model"])
     assert content["readout"]["weight"].shape == (1000, 320)
     assert TEACHER in content["teacher"]
+
+
+def test_a_later_run_takes_up_the_readouts_of_the_same_teacher(
+    photos: Path, teacher: Path, finished: Path, tmp_path: Path
+) -> None:
+    content = load(finished / "pretrain.pt")
+    save(tmp_path / "bare.pt", {k: v for k, v in content.items() if k not in ("readout", "readouts")})
+    losses = {}
+    for name, init in (("with", finished / "pretrain.pt"), ("without", tmp_path / "bare.pt")):
+        run(photos, teacher, tmp_path / name, "--pretrain.init", str(init), "--pretrain.views", "8")
+        losses[name] = json.loads((tmp_path / name / "p" / "metrics.jsonl").read_text())["losses"]
+    assert all(losses["with"][term] < losses["without"][term] for term in ("map8", "map16", "map32", "pooled"))
 
 
 def test_its_norms_are_those_of_the_size_of_use(finished: Path, photos: Path, teacher: Path, tmp_path: Path) -> None:
