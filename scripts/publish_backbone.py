@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.target.suffix != ".safetensors":
         raise UserError(f"{args.target}: name a file that ends in .safetensors")
     weights = published_names(half(backbone_weights(args.checkpoint, "fast_scnn")))
+    weights = {k: v.contiguous() for k, v in weights.items()}  # training may have left them channels last
     try:
         args.target.write_bytes(save(weights, metadata(load(args.checkpoint))))
     except OSError as error:
