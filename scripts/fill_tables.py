@@ -54,6 +54,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ablation": lambda path: ablation(path.parent / "compare"),
     "compare": comparison,
     "final": comparison,
+    "final-mosaics": comparison,
     "final-24": comparison,
     "final-exclusive": comparison,
     "final-lite0": comparison,

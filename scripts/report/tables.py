@@ -25,8 +25,9 @@ OWN = {metric: stage for stage, metrics in METRICS.items() for metric in metrics
 RUNS = {
     "quickstart.json": "synthetic sets, `make quickstart`",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
-    "final-taught/onehead-all-s0.json": "real sets, `configs/default.yaml`",
-    "final/onehead-all-s0.json": "the same from the former stage 0",
+    "final/onehead-all-s0.json": "real sets, `configs/default.yaml`",
+    "final-375k/onehead-all-s0.json": "`configs/strict.yaml`, from stage 0 after 375,040 views",
+    "final-mosaics/onehead-all-s0.json": "the same from the stage 0 before the teacher",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""
@@ -42,8 +43,9 @@ CHAINS = {
 
 ALONE = {
     "final/single-task": "Fast-SCNN from stage 0, `configs/default.yaml`",
-    "longer/longer": "the same, 102 epochs each, as many as the whole chain, `configs/longer.yaml`",
-    "final-24/single-task": "`configs/default.yaml`, boxes in 24 epochs instead of 48",
+    "final-mosaics/single-task": "the same from the stage 0 before the teacher, and all rows below",
+    "longer/longer": "102 epochs each, as many as the whole chain, `configs/longer.yaml`",
+    "final-24/single-task": "boxes in 24 epochs instead of 48",
     "conventional/conventional": "the same backbone and neck, a conventional head each",
     "final-exclusive/single-task": "Fast-SCNN, one objectness and a softmax over classes",
     "longer-78/longer": "the same, 78 epochs each",
