@@ -47,7 +47,7 @@ def voc_palette() -> np.ndarray:
 
 
 def one_form(text: str) -> str:
-    """Return text in Unicode form NFC: a file system may hand out `e` and an accent where a file says `é`."""
+    """Return text in Unicode form NFC: a file system may hand out `e` and an accent where a file has `é`."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -74,7 +74,7 @@ class NameIndex:
             positions: dict[str, int | None] = {}
             for position, name in enumerate(names):
                 key = form(name)
-                # The same name twice is one class; two names of one form are told apart by their spelling only.
+                # The same name twice is one class; two names of one form differ in their spelling only.
                 same = positions.get(key, position)
                 known = same is not None and names[same] == name
                 positions[key] = same if known else None

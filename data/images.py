@@ -107,7 +107,7 @@ def read_mask(
     """Decode a segmentation mask to class indices: uint8 (H, W), values below `num_classes` or 255 (void).
 
     Palette, greyscale, 1-bit and 16-bit files hold the index; RGB files are read by the VOC colour map; `coding`
-    says otherwise. `size` is the width and height of the image. Raises DataError if the mask has another size, if
+    replaces that. `size` is the width and height of the image. Raises DataError if the mask has another size, if
     a value or colour stands for no class, or if the file cannot be decoded.
     """
     coding = coding or MaskCoding()
@@ -132,7 +132,7 @@ def read_mask(
 
 
 def _is_coloured_by(image: Image.Image, classes: Mapping[tuple[int, int, int], int]) -> bool:
-    """Tell whether most of the colours that the pixels of a palette image have are those of classes."""
+    """Return whether most of the colours that the pixels of a palette image have are those of classes."""
     colours = np.frombuffer(bytes(image.getpalette("RGB") or b""), dtype=np.uint8).reshape(-1, 3).tolist()
     used = [tuple(colours[index]) for index in np.unique(np.asarray(image)).tolist() if index < len(colours)]
     return 2 * sum(colour in classes for colour in used) > len(used)
@@ -141,7 +141,7 @@ def _is_coloured_by(image: Image.Image, classes: Mapping[tuple[int, int, int], i
 def _checked(path: Path, values: np.ndarray, num_classes: int, meaning: Mapping[int, int] | None = None) -> np.ndarray:
     """Return indices (H, W) of any integer type as uint8, or raise at the first value that is no class and not void.
 
-    `meaning` says which stored value is which class; without it the value is the class.
+    `meaning` maps stored values to classes; without it the value is the class.
     """
     if meaning is not None:
         table = np.full(1 << 16, -1, dtype=np.int32)
@@ -204,7 +204,7 @@ def holds_only(path: Path, allowed: tuple[int, ...]) -> set[int] | None:
 
 
 def looks_like_mask(path: Path) -> bool:
-    """Tell by its values whether a file holds class indices, not a photograph; a broken one does not."""
+    """Return whether a file, by its values, holds class indices and is no photograph; a broken one does not."""
     try:
         with _opened(path) as image:
             if image.mode in _INDEX_MODES:

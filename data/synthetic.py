@@ -99,7 +99,7 @@ def outline(rng: Generator, name: str, radius: float) -> NDArray[np.float64]:
 
 
 def place_shape(rng: Generator, name: str, width: int, height: int) -> Pixels:
-    """Draw a shape at a random place wholly inside the image; coverage float32 (h, w), 0..1."""
+    """Draw a shape at a random position wholly inside the image; coverage float32 (h, w), 0..1."""
     corners = outline(rng, name, 1.0)
     extent = corners.max(0) - corners.min(0)
     # The shorter side of the box is 18..48 % of the shorter side of the image, small ones more often.
@@ -113,7 +113,7 @@ def place_shape(rng: Generator, name: str, width: int, height: int) -> Pixels:
 
 
 def shade(rng: Generator, picture: Pixels, coverage: Pixels, tint: Pixels) -> Pixels:
-    """Lay a tint, lighter to one side, over the picture where `coverage` says so."""
+    """Lay a tint, lighter to one side, over the picture, as opaque as `coverage`."""
     height, width = coverage.shape
     slope = rng.uniform(-0.2, 0.2, 2).astype(np.float32)
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
@@ -242,7 +242,7 @@ WRITERS = {
 
 
 def already_there(root: Path, settings: Settings) -> bool:
-    """Say whether `root` holds the complete sets; raise `DataError` if it holds anything else."""
+    """Return whether `root` holds the complete sets; raise `DataError` if it holds anything else."""
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file, not a folder: choose another --root.")
     if not root.exists() or not any(root.iterdir()):

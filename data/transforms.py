@@ -139,7 +139,7 @@ def areas(boxes: Tensor) -> Tensor:
 
 
 def keep(picture: Picture, chosen: Tensor) -> Picture:
-    """Keep the boxes, and their labels, where the bool tensor `chosen` (n,) says so."""
+    """Keep the boxes, and their labels, where the bool tensor `chosen` (n,) is true."""
     if picture.boxes is None or picture.labels is None:
         return picture
     boxes = make_boxes(picture.boxes.as_subclass(Tensor)[chosen], picture.size)
@@ -160,7 +160,7 @@ class Axis:
 
     @classmethod
     def zoomed(cls, length: int, out: int, zoom: float, where: float) -> Axis:
-        """Plan `length` pixels shown `zoom` times as large as `out`; `where` in 0..1 is the place."""
+        """Plan `length` pixels shown `zoom` times as large as `out`; `where` in 0..1 is the position."""
         if zoom < 1:
             drawn = max(1, round(out * zoom))
             return cls(0, length, drawn, round(where * (out - drawn)))
@@ -227,7 +227,7 @@ def recolor(image: Tensor, brightness: float, contrast: float, saturation: float
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random zoom, aspect, place, flip and colours, to `size` x `size`."""
+    """Random zoom, aspect, position, flip and colours, to `size` x `size`."""
 
     task: Task
     size: int

@@ -81,8 +81,8 @@ def read(images: PackedImages, crops: Crops, side: int) -> Tensor:
     left, right, along = neighbours(boxes[:, 1:2] + boxes[:, 3:] * across - 0.5, sizes[:, 1:])
 
     def pixels(row_BS: Tensor, column_BS: Tensor) -> Tensor:
-        places = (starts[:, None] + row_BS * sizes[:, 1:])[:, :, None] + column_BS[:, None]
-        return images.pixels[places].view(torch.uint8).view(len(index), side, side, 4).float()
+        positions = (starts[:, None] + row_BS * sizes[:, 1:])[:, :, None] + column_BS[:, None]
+        return images.pixels[positions].view(torch.uint8).view(len(index), side, side, 4).float()
 
     along, down = along[:, None, :, None], down[:, :, None, None]
     upper = torch.lerp(pixels(above, left), pixels(above, right), along)

@@ -17,7 +17,7 @@ NEAR, FAR = 0.4, 1.0
 
 
 def denoising_boxes(targets: Targets, slots: int, groups: int) -> tuple[Tensor, Match]:
-    """Make `groups` runs of `slots` boxes an image, and say which object each positive one stands for.
+    """Make `groups` runs of `slots` boxes an image, and return which object each positive one stands for.
 
     A run holds every object once, slightly moved and scaled; its remaining slots hold far copies, to be scored as
     nothing. An image without objects gets random boxes, all negatives.

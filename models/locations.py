@@ -32,7 +32,7 @@ def peaks_first(conf_BP: Tensor, maps: list[Tensor]) -> Tensor:
 
 
 def nearest_locations(boxes_BN4: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-    """Place (B, N) whose reference box is nearest in position and size to each box.
+    """Index (B, N) of the location whose reference box is nearest in position and size to each box.
 
     On each level, of `sizes` (height, width), that is the cell that holds the box's centre; of the levels, the one
     whose references have the most similar area.

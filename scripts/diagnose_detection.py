@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def with_images(path: str, root: str, images: str) -> tuple[OneHead, TaskSet]:
     """A checkpoint's model with the detection images that it is read on."""
-    data = load(path)["config"].get("data", {})  # published weights do not say
+    data = load(path)["config"].get("data", {})  # published weights have none
     model, fold = load_model(path), data.get("fold", 0)
     split, part = ("val", "all") if images == "val" else ("train", "choose" if images == "held" else "fit")
     return model, load_set(root, "det", split, model.classes["det"], part=part, fold=fold)  # type: ignore[arg-type]

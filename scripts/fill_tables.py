@@ -84,7 +84,7 @@ def fill(text: str, results: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Fill in the tables of all pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say whether a page is out of date")
+    parser.add_argument("--check", action="store_true", help="only report whether a page is out of date")
     args = parser.parse_args(argv)
     for path in (ROOT / name for name in PAGES if (ROOT / name).exists()):
         before = path.read_text()

@@ -76,7 +76,7 @@ def digest(record: Path) -> str:
 
 
 def drawn_from(picture: Path) -> str:
-    """Digest of the record that a picture was drawn from, empty if it says nothing."""
+    """Digest of the record that a picture was drawn from, empty if it carries none."""
     with Image.open(picture) as image:
         return str(image.info.get("record", ""))
 
@@ -94,9 +94,9 @@ def make(name: str, root: Path, path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figures that are of other records than there are now, or say that there is one."""
+    """Draw the figures that are of other records than there are now, or report that there is one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say whether a figure is out of date")
+    parser.add_argument("--check", action="store_true", help="only report whether a figure is out of date")
     args = parser.parse_args(argv)
     for name, (record, _) in FIGURES.items():
         path = FOLDER / f"{name}.png"

@@ -7,7 +7,7 @@ Top-1: a linear layer on the means of the maps. mIoU: a linear layer on every ce
 beside their means; `--read parts` reads masks also from the finest map alone and from that with the means. Both learn
 from training images and are scored on the sets below `--score`. Without it only training images are used: every one is
 classified once, in six folds, and masks are learnt from the 200 images of data.holdout and scored on the other 40.
-Nothing of the network itself is trained. `--maps` says which maps are read, the neck's or the backbone's own.
+Nothing of the network itself is trained. `--maps` chooses which maps are read, the neck's or the backbone's own.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def pooled(found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def read_masks(model: OneHead, args: argparse.Namespace) -> dict[str, float]:
-    """MIoU of the linear readout of cells, and of those of parts of the features if asked for."""
+    """MIoU of the linear readout of cells, and of those of parts of the features on request."""
     fit = load_set(args.data_root, "seg", "train", part="fit" if args.score is None else "all")
     held = (
         load_set(args.data_root, "seg", "train", part="choose")
@@ -156,7 +156,7 @@ def read_masks(model: OneHead, args: argparse.Namespace) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one JSON object, and write it if asked to."""
+    """Print one JSON object, and write it with --json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--init", default=STAGE0, help="as in engine.train; null: random weights")
     parser.add_argument("--backbone", default=ModelConfig.backbone, help="name in models.backbones")

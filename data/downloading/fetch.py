@@ -137,11 +137,11 @@ class RemoteStream(io.RawIOBase):
         if status in (200, 206):
             return
         self._drop()
-        says = f"{self.url}: the server answers {status} {response.reason}"
+        fault = f"{self.url}: the server answers {status} {response.reason}"
         if status in _TRY_AGAIN:
-            raise requests.ConnectionError(says)
+            raise requests.ConnectionError(fault)
         kind = NotFound if status in (404, 410) else DataError
-        raise kind(f"{says}; check the address, or give another with --{{coco,voc,imagenette}}-url")
+        raise kind(f"{fault}; check the address, or give another with --{{coco,voc,imagenette}}-url")
 
     def _set_size(self, size: int | None) -> None:
         if self.size is not None and size is not None and size != self.size:

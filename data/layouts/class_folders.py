@@ -51,7 +51,7 @@ class _Classes:
 
 
 def find_cls(tree: Tree, split: str, reasons: list[str]) -> Found | None:
-    """Take the folder that holds most class folders: as its name says, then by known class names.
+    """Take the folder that holds most class folders: by its name, then by known class names.
 
     `reasons` gets a sentence for a folder with one class folder only, which may be anything.
     """
@@ -150,7 +150,7 @@ def _inside(tree: Tree, child: Folder, split: str) -> list[Folder]:
             return []
         if any(role_of((name,)) == "mask" for name in parts) or _is_annotated(sub):
             return []
-        # The name of the class says nothing about the split: think of "test tube".
+        # The name of the class means nothing for the split: think of "test tube".
         fits = split_rank((*child.names[:-1], *inner), split)
         if sub.images and fits in ((2,) if split == ALL else (0, 1)):
             inside.append(sub)
@@ -158,7 +158,7 @@ def _inside(tree: Tree, child: Folder, split: str) -> list[Folder]:
 
 
 def _are_sets(tree: Tree, found: _Classes, split: str) -> bool:
-    """Tell whether the folders are sets with classes of their own: no split is named, and all hold several classes.
+    """Return whether the folders are sets with classes of their own: no split is named, and all hold several classes.
 
     `dog/batch1`, `dog/batch2` are parts of one class; `a/airport` and `a/airfield` lie on the shelf of a letter.
     """
@@ -175,7 +175,7 @@ def _are_sets(tree: Tree, found: _Classes, split: str) -> bool:
 
 
 def is_shelf(name: str, inner: Sequence[str]) -> bool:
-    """Tell whether a folder of one letter holds folders that begin with it, as in Places365 (`a/airfield`)."""
+    """Return whether a folder of one letter holds folders that begin with it, as in Places365 (`a/airfield`)."""
     return len(name) == 1 and bool(inner) and all(n.casefold().startswith(name.casefold()) for n in inner)
 
 
@@ -191,7 +191,7 @@ def _named_like_structure(tree: Tree, parent: Folder, named: list[Folder], found
 
 
 def _are_paired(first: Folder, second: Folder) -> bool:
-    """Tell whether one of two folders holds the masks of the other's images."""
+    """Return whether one of two folders holds the masks of the other's images."""
     if first is second:
         return False
     for images, masks in ((first, second), (second, first)):
@@ -207,13 +207,13 @@ def _is_structural(folder: Folder) -> bool:
 
 
 def _says_structure(name: str) -> bool:
-    """Tell whether a name holds words of splits, tasks or files only, and so perhaps of no class."""
+    """Return whether a name holds words of splits, tasks or files only, and so perhaps of no class."""
     name_words = set(words(name))
     return name_words <= KNOWN_WORDS and bool(name_words - {"class", "classes"})
 
 
 def _is_annotated(folder: Folder) -> bool:
-    """Tell whether a folder holds annotations of its images: a JSON, a text or XML file of the same stem, masks."""
+    """Return whether a folder holds annotations of its images: a JSON, a text or XML file of the same stem, masks."""
     if not folder.images:
         return False
     if any(not set(words(name)) & _ABOUT or len(words(name)) > 2 for name in folder.with_suffix({".json"})):

@@ -36,7 +36,7 @@ _BACKGROUND = frozenset({"background", "bg"})
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Classes in their order, what a mask holds of them, and the file that says so (None: nobody does)."""
+    """Classes in their order, what a mask holds of them, and the file that lists them (None: there is none)."""
 
     names: tuple[str, ...]
     coding: MaskCoding = field(default_factory=MaskCoding)
@@ -85,8 +85,8 @@ def read_names(path: Path, alone: bool = False) -> ClassNames | None:
     names = [one_form(entry.name).strip() for entry in entries]
     values = [entry.value for entry in entries if entry.value is not None]
     colours = [entry.colour for entry in entries if entry.colour is not None]
-    told_apart = [] if alone else [normal_name(name) for name in names]
-    different = all(len(set(some)) == len(some) for some in (told_apart, values, colours))
+    by_name = [] if alone else [normal_name(name) for name in names]
+    different = all(len(set(some)) == len(some) for some in (by_name, values, colours))
     different &= all(value < 1 << 16 for value in values) and all(max(colour) <= VOID for colour in colours)
     if not (1 if alone else 2) <= len(names) <= VOID or not different:
         if strict:
@@ -180,7 +180,7 @@ def _from_object(entry: dict[str, Any]) -> _Entry:
 
 
 def _coded(entries: list[_Entry], path: Path) -> ClassNames:
-    """Put the background first and say what masks hold, as far as it is not simply the index."""
+    """Put the background first and describe what masks hold, as far as it is not simply the index."""
     entries = _background_first(entries)
     if all(entry.value is not None for entry in entries):
         return _by_value(entries, path)
@@ -195,7 +195,7 @@ def _coded(entries: list[_Entry], path: Path) -> ClassNames:
 
 
 def _background_first(entries: list[_Entry]) -> list[_Entry]:
-    """Move the background to the front; its place in the file stays its value in a mask."""
+    """Move the background to the front; its position in the file stays its value in a mask."""
     if any(entry.colour is None for entry in entries):
         return entries
     for position, entry in enumerate(entries):

@@ -58,7 +58,7 @@ class _Notes:
 
 
 class _Ids:
-    """The form in which ids are compared: `1`, `1.0` and `"000001"` are one id unless the file tells them apart."""
+    """The form in which ids are compared: `1`, `1.0` and `"000001"` are one id unless the file distinguishes them."""
 
     def __init__(self, values: Iterable[object]) -> None:
         texts = {str(value) for value in values}
@@ -93,7 +93,7 @@ def load_document(path: Path) -> dict[str, Any]:
             raise DataError(f"{path}: {what}; {_REMEDY}")
         for position, entry in enumerate(entries):
             missing = [name for name in fields if not isinstance(entry, dict) or entry.get(name) is None]
-            # Captions carry no category: the sentence about boxes below says more.
+            # Captions carry no category: the sentence about boxes below is clearer.
             if missing and missing != ["category_id"]:
                 raise DataError(f"{path}: {key}[{position}] has no {listing(missing)}; {_REMEDY}")
     annotations = document["annotations"]
@@ -192,7 +192,7 @@ def _match_files(entries: list[dict[str, Any]], found: Found, ids: _Ids, notes: 
 
 
 def _shown(name: str) -> str:
-    """Return the last part of a listed name, or all of it if that says nothing."""
+    """Return the last part of a listed name, or all of it if that is empty or a dot."""
     return PurePosixPath(name.replace("\\", "/")).name or name
 
 
@@ -241,7 +241,7 @@ def _read_annotations(
 
 
 def _usable_boxes(raws: list[_Raw], units: Units | None, notes: _Notes) -> dict[Path, list[_Box]]:
-    """Return the usable boxes of every image that has any; without `units` the numbers say what they are."""
+    """Return the usable boxes of every image that has any; without `units` the numbers decide what they are."""
     if units is None:
         areas = [number(raw.entry.get("area")) for raw in raws]
         units = guess_units([raw.box for raw in raws], [raw.view.frame for raw in raws], areas)

@@ -100,7 +100,7 @@ def _with_others(
 
 
 def _has_own_images(tree: Tree, names: tuple[str, ...]) -> bool:
-    """Tell whether there are image folders of the split that the path of a JSON names."""
+    """Return whether there are image folders of the split that the path of a JSON names."""
     own = next(filter(None, map(split_of, reversed(names))), ALL)
     return any(folder.images and split_rank(folder.names, own) == 0 for folder in tree.folders)
 

@@ -13,7 +13,7 @@ from data.layouts.tree import ALL, Folder, Found, Tree, listing, other_set, role
 from data.layouts.voc import masks_in_one_folder, pair_in_one_folder, pair_names, split_lists
 
 _MAX_TRIED, _MAX_UNNAMED = 200, 30
-"""Candidates looked into, likely ones first, and those whose names say nothing: many folders must not take for ever."""
+"""Candidates looked into, likely ones first, and those of unknown role: many folders must not take for ever."""
 _MAX_NEAR = 500
 """Folders around masks that are looked through for their images."""
 _MAX_OTHERS = 10
@@ -135,7 +135,7 @@ def _found_seg(tree: Tree, split: str, folders: _FolderPair) -> Found | None:
     of_images, of_masks = ([getattr(p, kind) for p in chosen] for kind in ("images", "masks"))
     layout = f"images in {_listed(tree, of_images)}, masks in {_listed(tree, of_masks)}"
     stems = {stem for each in chosen for stem in each.pairs}
-    # A folder shared by all splits says nothing about this one: what has no partner belongs elsewhere.
+    # A folder shared by all splits shows nothing about this one: what has no partner belongs elsewhere.
     unpaired = [n for each in chosen for n in each.lonely_images] if image_rank == min(image_rank, mask_rank) else []
     if split != ALL and image_rank == mask_rank == 2:
         listed = next(split_lists(tree, top, split, stems), None)
@@ -159,13 +159,13 @@ def _found_seg(tree: Tree, split: str, folders: _FolderPair) -> Found | None:
 
 
 def _are_masks(folder: Folder, pairs: dict[str, tuple[str, str]]) -> bool:
-    """Tell by the name, else by the first files; the name first: a broken mask must not be passed over."""
+    """Decide by the name, else by the first files; the name first: a broken mask must not be passed over."""
     first = (folder.path / mask for _, mask in islice(pairs.values(), 3))
     return role_of(folder.names) == "mask" or all(map(looks_like_mask, first))
 
 
 def _are_both_drawn(folders: _FolderPair) -> bool:
-    """Tell whether nothing says which of two folders holds masks, and the images look like masks too: drawn classes."""
+    """Return whether it is open which of two folders holds masks, and the images look like masks too: drawn classes."""
     if folders.images is folders.masks or role_of(folders.masks.names) == "mask" or role_of(folders.images.names):
         return False
     first = [folders.images.path / image for image, _ in islice(folders.pairs.values(), 3)]
@@ -173,7 +173,7 @@ def _are_both_drawn(folders: _FolderPair) -> bool:
 
 
 def _may_be_masks(folder: Folder) -> bool:
-    """Tell the same before any image is looked for, which takes longer."""
+    """Return the same before any image is looked for, which takes longer."""
     first = sorted(masks_in_one_folder(folder.masks))[:3]
     return role_of(folder.names) == "mask" or all(looks_like_mask(folder.path / name) for name in first)
 

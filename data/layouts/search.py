@@ -73,14 +73,14 @@ def find_set(root: Path | str, task: Task, split: str | None = None) -> Found:
 
 
 def _contradicts(root: Path, wanted: str) -> bool:
-    """Tell whether the root is itself a folder `train` where evaluation is wanted, or the reverse."""
+    """Return whether the root is itself a folder `train` where evaluation is wanted, or the reverse."""
     name_words = words(root.resolve().name)
     named = SPLIT_WORDS.get(name_words[0]) if len(name_words) == 1 else None
     return named is not None and named != wanted and "train" in (named, wanted)
 
 
 def _missing(search: _Search, wanted: str | None, others: list[str]) -> DataError:
-    """Return the error that says what was looked for, why what is there does not do, and the remedy."""
+    """Return the error that names what was looked for, why what is there does not do, and the remedy."""
     tree, documents = search.tree, search.documents
     which = f"{wanted} split of a " if wanted else ""
     there = tree.folders[0]

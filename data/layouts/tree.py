@@ -1,4 +1,4 @@
-"""What lies below a folder, and what the names of folders and files say about task and split."""
+"""What lies below a folder, and what the names of folders and files show of task and split."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Found:
 
     images: the image files; annotation, document: the COCO file and its content (det); pairs: image and mask
     (seg), image and file of its boxes (det, YOLO and VOC), then `annotation` names the classes or holds those files;
-    units: what the numbers of boxes are, None if they tell; folder: the folder that holds the set, for cls the one
+    units: what the numbers of boxes are, None: guessed; folder: the folder that holds the set, for cls the one
     that holds the class folders.
     """
 
@@ -226,7 +226,7 @@ def split_rank(names: Sequence[str], split: str) -> int:
 
 
 def task_rank(names: Sequence[str], task: Task) -> int:
-    """Return how a path fits a task: 0 it says so, 1 says nothing, 2 hints at another, 3 names another task.
+    """Return how a path fits a task: 0 it names it, 1 names none, 2 hints at another, 3 names another task.
 
     A name that holds other words too (`car-parts-segmentation`) is one that somebody gave, and no more than a hint.
     """

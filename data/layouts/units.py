@@ -60,7 +60,7 @@ class Units:
 
 
 def guess_units(boxes: Sequence[Four], sizes: Sequence[tuple[float, float]], areas: Sequence[float | None]) -> Units:
-    """Tell what the boxes of a file are; COCO's x y width height in pixels unless the numbers say otherwise.
+    """Return what the boxes of a file are; COCO's x y width height in pixels unless the numbers show otherwise.
 
     sizes: width and height of the image of each box; areas: what the file gives as area of each box.
     Corners: every box is one, and some stick out of their image otherwise or all areas are those of corners.
@@ -83,7 +83,7 @@ def guess_units(boxes: Sequence[Four], sizes: Sequence[tuple[float, float]], are
 
 
 def _inside(box: Four, size: tuple[float, float]) -> bool:
-    """Tell whether x y width height is a box on an image, up to rounding."""
+    """Return whether x y width height is a box on an image, up to rounding."""
     x, y, w, h = box
     slack = 1 + 0.02 * max(size)
     return w > 0 and h > 0 and min(x, y) >= -slack and x + w <= size[0] + slack and y + h <= size[1] + slack
@@ -95,7 +95,7 @@ def _areas_fit(
     sizes: Sequence[tuple[float, float]],
     areas: Sequence[float | None],
 ) -> bool:
-    """Tell whether the areas are those of corners and not of widths and heights, in pixels or as fractions."""
+    """Return whether the areas are those of corners and not of widths and heights, in pixels or as fractions."""
     given = [(a, b, size[0] * size[1], area) for a, b, size, area in zip(corners, plain, sizes, areas) if area]
     if not given:
         return False

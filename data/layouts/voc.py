@@ -33,7 +33,7 @@ _LEFT = re.compile(r"[-_]leftimg8bit$", re.IGNORECASE)
 _DRAWN = re.compile(r"[-_](colou?r|instanceids|instances?|vis|overlay|preview)$", re.IGNORECASE)
 """Endings of pictures that lie beside masks and are none."""
 _FIRST_NAME = re.compile(rf".+?(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})(?=\s|$)|\S+", re.IGNORECASE)
-"""The first file of a line, which may hold blanks where its ending tells where it stops."""
+"""The first file of a line, which may hold blanks where its ending shows where it stops."""
 
 
 @lru_cache(maxsize=100_000)
@@ -191,7 +191,7 @@ def _positions(found: Found, own: ClassNames, classes: Sequence[str]) -> list[in
     """Return the position of every class of the set among `classes`. Raises DataError if one has none."""
     index = NameIndex(classes)
     positions = [index(name) for name in own.names]
-    same = sum(position == place for place, position in enumerate(positions))
+    same = sum(position == index for index, position in enumerate(positions))
     if len(own.names) == len(classes) and 2 * same >= len(classes):
         return list(range(len(classes)))  # the same classes in the same order, some of them spelled in another way
     positions = [VOID if normal_name(n) in IGNORED and p is None else p for n, p in zip(own.names, positions)]

@@ -15,7 +15,7 @@ import torch
 from data.errors import DataError
 
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-"""How the system says that a file may not grow or not be touched."""
+"""Codes with which the system refuses to let a file grow or be written."""
 
 
 class UserError(ValueError):

@@ -40,7 +40,7 @@ def prefetch(items: Iterator[T], count: int) -> Generator[T, None, None]:
                 if stopped.is_set():
                     return
             put((_END, None))
-        except BaseException as error:  # whatever it is belongs to the one who asks for the item
+        except BaseException as error:  # whatever it is, the consumer of the item gets it
             put((_END, error))
 
     thread = threading.Thread(target=make, daemon=True)

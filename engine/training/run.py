@@ -109,8 +109,8 @@ class Run:
     def previous(self, stage: str) -> str | None:
         """The stage before, in this run's order."""
         order = list(self.config.order)
-        place = order.index(stage) if stage in order else 0  # type: ignore[arg-type]
-        return order[place - 1] if place else None
+        index = order.index(stage) if stage in order else 0  # type: ignore[arg-type]
+        return order[index - 1] if index else None
 
     def freezes(self, stage: str) -> bool:
         """Whether batch-norm statistics stay as they are in a stage."""

@@ -14,7 +14,7 @@ from models.pretrained_backbone import PretrainedBackbone
 
 
 def first_weights(model: OneHead, config: Config) -> str:
-    """Fill a new model as `init` says; returns in words with what."""
+    """Fill a new model as `init` says; returns a description of them."""
     kind, file = start_of(config)
     if kind == "random":
         return f"random weights ({file})"

@@ -1,4 +1,4 @@
-"""Asking a public teacher: from torch, or from OpenVINO, which runs it more than twice as fast on a CPU."""
+"""Running a public teacher in torch, or in OpenVINO, which is more than twice as fast on a CPU."""
 
 from __future__ import annotations
 

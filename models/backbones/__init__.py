@@ -19,9 +19,9 @@ from models.backbones.yolov8 import YOLOv8n
 
 
 class Backbone(Protocol):
-    """What the neck asks of a backbone: channels per level, and (B, 3, H, W) -> maps at strides 8, 16, 32.
+    """What the neck needs of a backbone: channels per level, and (B, 3, H, W) -> maps at strides 8, 16, 32.
 
-    One whose weights know images on another scale than ImageNet's mean and deviation says so as `mean_std`.
+    One whose weights know images on another scale than ImageNet's mean and deviation has them as `mean_std`.
     """
 
     channels: tuple[int, int, int]

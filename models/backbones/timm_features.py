@@ -22,7 +22,7 @@ class DepthwiseConv2dSame(DepthwiseConv2d, Conv2dSame):
 
 
 DEPTHWISE: dict[type, type] = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
-"""What takes the place of strided depthwise convolutions."""
+"""Replaces strided depthwise convolutions."""
 
 
 class TimmFeatures(nn.Module):

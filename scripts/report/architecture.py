@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 COLOURS = {"plain": "#F0F0F0", "backbone": "#CFE3F3", "neck": "#D6EFE4", "head": "#FBE0CC", "output": "#FFFFFF"}
-"""Pale enough for black text, and told apart by place as well."""
+"""Pale enough for black text, and distinguished by position as well."""
 
 
 def box(axes: Axes, x: float, y: float, width: float, height: float, text: str, kind: str = "plain") -> None:

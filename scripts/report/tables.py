@@ -1,6 +1,6 @@
 """One function a kind of table: records in results/ -> Markdown.
 
-fill_tables.py says which table a page shows and calls these; engine/experiments/tables.py has the lines
+fill_tables.py knows which table a page shows and calls these; engine/experiments/tables.py has the lines
 that comparisons print too.
 """
 
@@ -295,7 +295,7 @@ def runs(results: Path) -> str:
 
 
 def settings(result: Result) -> str:
-    """What a cell changes, in short; that it was scored on held-back training images is said above the table."""
+    """What a cell changes, in short; that it was scored on held-back training images is stated above the table."""
     own = {k: v for k, v in result["settings"].items() if k != "data.holdout"}
     return ", ".join(f"`{k} {v if isinstance(v, str) else json.dumps(v)}`" for k, v in own.items())
 

@@ -256,7 +256,7 @@ def test_composed_images_show_four_and_claim_nothing() -> None:
     step = Step(batch.clone(), random_targets(["cls"] * 4, size=64))
     compose.before_stage(Stage(("cls",), (), None, lambda: []))
     compose.before_step(step)
-    assert len(step.images) == 4  # nobody to speak about them
+    assert len(step.images) == 4  # no teacher for them
     compose.before_stage(Stage(("cls",), ("seg",), None, lambda: []))
     compose.before_step(step)
     assert step.images.shape == (6, 3, 64, 64)

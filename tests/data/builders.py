@@ -88,10 +88,10 @@ def seg_set(root: Path, images: str, masks: str, split: str) -> None:
 
 def cls_set(root: Path, folder: str, split: str, classes: Sequence[str]) -> None:
     """Two images of each class, the second one greyscale."""
-    for place in classes:
-        name = place.split("/")[0]
+    for path in classes:
+        name = path.split("/")[0]
         for number, mode in enumerate(("RGB", "L")):
             draw_image(
-                root / folder.format(split=split) / place.format(split=split) / f"{split}_{name}_{number}.JPEG",
+                root / folder.format(split=split) / path.format(split=split) / f"{split}_{name}_{number}.JPEG",
                 mode=mode,
             )

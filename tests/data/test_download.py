@@ -206,7 +206,7 @@ def _special(name: str, kind: bytes) -> tarfile.TarInfo:
 
 
 @pytest.mark.parametrize(
-    ("member", "says"),
+    ("member", "sentence"),
     [
         (tarfile.TarInfo("../../evil.txt"), "'../../evil.txt' leads out of its folder"),
         (tarfile.TarInfo("/etc/evil"), "'/etc/evil' leads out of its folder"),
@@ -216,10 +216,10 @@ def _special(name: str, kind: bytes) -> tarfile.TarInfo:
     ],
 )
 @pytest.mark.parametrize("task", ["seg", "cls"])
-def test_unsafe_members_are_refused(run, server, tmp_path, capsys, member, says, task):
+def test_unsafe_members_are_refused(run, server, tmp_path, capsys, member, sentence, task):
     server.files |= {VOC: tar({member.name: member}), NETTE: tar({member.name: member}, "w:gz")}
     assert run("--tasks", task) == 2
-    assert says in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
     assert not (tmp_path / "evil.txt").exists()
     assert not any(path.suffix in (".jpg", ".txt") for path in (tmp_path / "data").rglob("*"))
 
@@ -255,7 +255,7 @@ def test_root_that_cannot_be_written(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "sentence"),
     [
         ("{", "not a readable name list"),
         ("{}", "not a name list"),
@@ -263,10 +263,10 @@ def test_root_that_cannot_be_written(run, tmp_path, capsys):
         ('{"format": 1, "cls": {"../x": {}}}', "'../x' is no cls name"),
     ],
 )
-def test_bad_name_lists(run, tmp_path, capsys, text, says):
+def test_bad_name_lists(run, tmp_path, capsys, text, sentence):
     (tmp_path / "names.json").write_text(text)
     assert run() == 2
-    assert says.strip("'") in capsys.readouterr().err
+    assert sentence.strip("'") in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
 
 

@@ -190,7 +190,7 @@ def test_other_endings_of_pictures(tmp_path: Path, ending: str) -> None:
     assert abs(red - 10) + abs(green - 200) + abs(blue - 30) < 30
 
 
-def test_heic_says_what_to_install(tmp_path: Path) -> None:
+def test_heic_names_what_to_install(tmp_path: Path) -> None:
     if "HEIF" in decoders():
         pytest.skip("pillow-heif is installed")
     (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")

@@ -99,12 +99,12 @@ def test_images_of_the_mini_set_can_be_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "says"),
+    ("files", "sentence"),
     [({"text.txt": b""}, "no images"), ({"ant/broken.png": b"no image"}, "ant/broken.png")],
 )
-def test_a_source_of_no_use_is_named(tmp_path: Path, files: dict[str, bytes], says: str) -> None:
+def test_a_source_of_no_use_is_named(tmp_path: Path, files: dict[str, bytes], sentence: str) -> None:
     for source in (folder(tmp_path / "f", files), zipped(tmp_path / "z.zip", files)):
-        with pytest.raises(DataError, match=says) as caught:
+        with pytest.raises(DataError, match=sentence) as caught:
             read_photos([source], side=100)
         assert str(source) in str(caught.value)
 
@@ -137,7 +137,7 @@ def test_a_damaged_archive_is_named(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_archive_of_several_disks_is_a_damaged_one(tmp_path: Path) -> None:
-    # An end record that points to one of 64 bits, which says that it is on another disk.
+    # An end record that points to one of 64 bits, which states that it is on another disk.
     locator = struct.pack("<4sLQL", b"PK\6\7", 1, 0, 2)
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)
     (tmp_path / "a.zip").write_bytes(b"PK\3\4" + bytes(60) + locator + end)

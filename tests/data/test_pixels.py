@@ -78,7 +78,7 @@ def test_arrays_of_every_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "sentence"),
     [
         (np.zeros((3, 40, 60)), r"shape \(3, 40, 60\)"),
         (np.zeros((0, 4, 3)), "shape"),
@@ -89,6 +89,6 @@ def test_arrays_of_every_shape() -> None:
         (np.full((4, 4), "a"), "give numbers"),
     ],
 )
-def test_what_is_no_picture_is_refused(values: np.ndarray, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_what_is_no_picture_is_refused(values: np.ndarray, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         array_to_rgb(values)

@@ -1,4 +1,4 @@
-"""Views show what their crops say, pixel for pixel, and are varied as the settings allow."""
+"""Views show what their crops describe, pixel for pixel, and are varied as the settings allow."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_images_are_drawn_by_their_weights() -> None:
     assert found.mean().item() == pytest.approx(0.75, abs=0.03)
 
 
-def test_colours_change_as_the_settings_say() -> None:
+def test_colours_change_within_the_settings() -> None:
     views = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     ones = torch.ones(3, 2, 1, 1, 1)
     torch.testing.assert_close(recoloured(views, ones), views)

@@ -209,7 +209,7 @@ def test_weights_of_another_model_are_no_start(drawn: Path, finished: Path, tmp_
 
 
 @pytest.mark.parametrize(("stage", "before"), [("det", "seg"), ("cls", "det")])
-def test_a_stage_without_the_one_before_says_what_to_run(
+def test_a_stage_without_the_one_before_names_what_to_run(
     stage: str, before: str, drawn: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     text = complaint(capsys, train(drawn, tmp_path / "runs", "--stage", stage))

@@ -1,4 +1,4 @@
-"""What is only about a result (a commit, a plot, a dashboard) never ends the work, and says what is true."""
+"""What is only about a result (a commit, a plot, a dashboard) never ends the work, and is reported truly."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_an_enclosing_repository_is_somebody_elses(tmp_path: Path, monkeypatch: 
 
 
 def broken_git(folder: Path, monkeypatch: Patch, script: str) -> None:
-    """Let `git` be a program that does what `script` says, or be missing."""
+    """Let `git` be a program that runs `script`, or be missing."""
     folder.mkdir()
     if script:
         (folder / "git").write_text(f"#!/bin/sh\n{script}\n")
@@ -71,9 +71,9 @@ def test_a_stage_ends_well_without_git_and_without_plots(
     broken_git(tmp_path / "bin", monkeypatch, "")
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # any import of it fails
     assert train.main([*tiny, "--stage", "seg"]) == 0
-    said = capsys.readouterr()
-    assert "note: no plot is drawn (" in said.err
-    assert "minutes of training" in said.out
+    printed = capsys.readouterr()
+    assert "note: no plot is drawn (" in printed.err
+    assert "minutes of training" in printed.out
     folder = tmp_path / "runs" / "tiny"
     assert load(folder / "seg.pt")["provenance"]["commit"] == "unknown"
     assert json.loads((folder / "summary.json").read_text())["commit"] == "unknown"

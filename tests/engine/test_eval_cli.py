@@ -198,9 +198,9 @@ def test_a_json_file_that_cannot_be_written_is_named(
 ) -> None:
     target = tmp_path / "no folder" / "scores.json"
     assert run(monkeypatch, write_sets(tmp_path), tmp_path, "--tasks", "cls", "--json", str(target)) == 2
-    said = capsys.readouterr()
-    assert f"error: --json {target}: No such file or directory" in said.err
-    assert last_line(said.out)["Top-1"] == 1.0  # what was scored is said all the same
+    printed = capsys.readouterr()
+    assert f"error: --json {target}: No such file or directory" in printed.err
+    assert last_line(printed.out)["Top-1"] == 1.0  # what was scored is printed all the same
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

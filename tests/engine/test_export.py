@@ -26,9 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export")
     torch.manual_seed(0)
     model = OneHead(ModelConfig(dim=32, hidden=32, layers=2, queries=12), CLASSES, SIZE)
-    torch.nn.init.normal_(model.head.projection.weight, std=0.1)  # so that boxes and classes differ from place to place
+    torch.nn.init.normal_(model.head.projection.weight, std=0.1)  # so that boxes and classes differ between locations
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # as if trained: an untrained network says the same everywhere
+        if isinstance(module, torch.nn.BatchNorm2d):  # as if trained: an untrained network gives the same everywhere
             module.momentum = None
     model.train()(torch.rand(8, 3, SIZE, SIZE))
     save(path / "model.pt", model_content(model))

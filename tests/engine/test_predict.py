@@ -156,11 +156,13 @@ def test_the_cameras_orientation_is_undone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("missing.png", "no such file or folder"), ("empty", "holds no image")], ids=["missing", "empty"]
+    ("name", "sentence"),
+    [("missing.png", "no such file or folder"), ("empty", "holds no image")],
+    ids=["missing", "empty"],
 )
-def test_what_is_no_image_is_named(tmp_path: Path, name: str, says: str) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path, name: str, sentence: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=sentence):
         list(sources([str(tmp_path / name)]))
 
 

@@ -124,7 +124,7 @@ def test_a_second_round_goes_on_from_the_first(photos: Path, teacher: Path, fini
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "sentence"),
     [
         (["--pretrain.sizes", "[64, 50]"], "pretrain.sizes names 50: it must be a multiple of 32"),
         (["--pretrain.sizes", "[]"], "pretrain.sizes is empty"),
@@ -134,9 +134,9 @@ def test_a_second_round_goes_on_from_the_first(photos: Path, teacher: Path, fini
     ],
 )
 def test_what_cannot_work_is_refused(
-    options: list[str], says: str, photos: Path, teacher: Path, tmp_path: Path
+    options: list[str], sentence: str, photos: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=sentence):
         run(photos, teacher, tmp_path, *options)
 
 
@@ -199,13 +199,14 @@ def test_the_weights_of_this_repository_fit_the_default_backbone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [(["--init", "null"], "starts from random"), (["--init", "stage0"], "neck and head: random")]
+    ("options", "sentence"),
+    [(["--init", "null"], "starts from random"), (["--init", "stage0"], "neck and head: random")],
 )
 def test_the_default_start_is_stage_0(
-    options: list[str], says: str, tiny: list[str], capsys: pytest.CaptureFixture[str]
+    options: list[str], sentence: str, tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*tiny, "--stage", "seg", *options]) == 0
-    assert says in capsys.readouterr().out
+    assert sentence in capsys.readouterr().out
 
 
 def test_a_published_stage_0_is_half_as_large_and_names_no_folder_of_the_machine(

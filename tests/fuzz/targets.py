@@ -50,17 +50,17 @@ VALUES = (
 
 
 def altered(tree: Any, data: bytes) -> Any:
-    """A nested value with one place replaced for every four bytes: three choose the way down, one what comes there."""
+    """A nested value with one node replaced for every four bytes: three choose the way down, one what comes there."""
     for i in range(0, len(data) - 3, 4):
-        place, key = tree, None
+        node, key = tree, None
         for step in data[i : i + 3]:
-            inner = place if key is None else place[key]
+            inner = node if key is None else node[key]
             keys = list(inner) if isinstance(inner, dict) else range(len(inner)) if isinstance(inner, list) else ()
             if not keys:
                 break
-            place, key = inner, keys[step % len(keys)]
+            node, key = inner, keys[step % len(keys)]
         if key is not None:
-            place[key] = copy.deepcopy(VALUES[data[i + 3] % len(VALUES)])
+            node[key] = copy.deepcopy(VALUES[data[i + 3] % len(VALUES)])
     return tree
 
 
@@ -81,17 +81,17 @@ def model() -> dict[str, Any]:
 
 
 def coco_altered(data: bytes, folder: Path) -> None:
-    """An annotation file with odd values in some places."""
+    """An annotation file with odd values in it."""
     coco_json(json.dumps(altered(document(), data)).encode(), folder)
 
 
 def config_altered(data: bytes, folder: Path) -> None:
-    """A configuration file with odd values in some places."""
+    """A configuration file with odd values in it."""
     config(yaml.safe_dump(altered(to_dict(Config()), data)).encode(), folder)
 
 
 def checkpoint_altered(data: bytes, folder: Path) -> None:
-    """A checkpoint with odd values in some places; its weights, which are many bytes, do not go through the file."""
+    """A checkpoint with odd values in it; its weights, which are many bytes, do not go through the file."""
     weights, rest = dict(model()["model"]), {k: v for k, v in model().items() if k != "model"}
     content = altered({"model": weights, "format": FORMAT, **copy.deepcopy(rest)}, data)
     torch.save({k: v for k, v in content.items() if v is not weights}, folder / "model.pt")

@@ -23,47 +23,47 @@ def teacher_outputs(side: int = 64) -> TeacherOutputs:
     return TeacherOutputs(fine, middle, deep, pooled, logits)
 
 
-def test_an_untold_map_misses_all_of_the_variance() -> None:
-    matching = FeatureDistillation(STUDENT, TEACHER, 10, 20)
-    for layer in (*matching.level, matching.semantic):
+def test_an_unpredicted_map_misses_all_of_the_variance() -> None:
+    distillation = FeatureDistillation(STUDENT, TEACHER, 10, 20)
+    for layer in (*distillation.level, distillation.semantic):
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
-    losses = matching(maps(STUDENT, 64, 2), teacher_outputs())
+    losses = distillation(maps(STUDENT, 64, 2), teacher_outputs())
     for name, cells in (("map8", 256), ("map16", 64), ("map32", 16)):  # deviations are unbiased
         assert losses[name].item() == pytest.approx((cells - 1) / cells, rel=1e-3)
 
 
 def test_a_map_that_determines_the_teacher_s_has_no_loss() -> None:
-    said = teacher_outputs()
-    matching = FeatureDistillation(TEACHER, TEACHER, 10, 20)
-    for layer, target in zip(matching.level, said.maps):
+    outputs = teacher_outputs()
+    distillation = FeatureDistillation(TEACHER, TEACHER, 10, 20)
+    for layer, target in zip(distillation.level, outputs.maps):
         mean, std = target.mean((0, 2, 3)), target.std((0, 2, 3))
         layer.weight.data = torch.diag(1 / std)[:, :, None, None]
         layer.bias.data = -mean / std
-    losses = matching(list(said.maps), said)
+    losses = distillation(list(outputs.maps), outputs)
     assert max(losses[name].item() for name in ("map8", "map16", "map32")) < 1e-6
 
 
 def test_the_values_of_pooled_features_and_logits() -> None:
-    said = teacher_outputs()
-    matching = FeatureDistillation(STUDENT, TEACHER, 10, 20, pooled_weight=3.0, logit_weight=0.25)
+    outputs = teacher_outputs()
+    distillation = FeatureDistillation(STUDENT, TEACHER, 10, 20, pooled_weight=3.0, logit_weight=0.25)
     student = maps(STUDENT, 64, 2)
-    losses = matching(student, said)
+    losses = distillation(student, outputs)
     pooled = pooled_maps(student)
     assert pooled.shape == (4, 18)
-    cosine = torch.cosine_similarity(matching.pooled(pooled), said.pooled)
+    cosine = torch.cosine_similarity(distillation.pooled(pooled), outputs.pooled)
     assert losses["pooled"].item() == pytest.approx(3 * (1 - cosine.mean().item()), rel=1e-5)
-    p, q = said.logits.softmax(1), matching.logits(pooled).softmax(1)
+    p, q = outputs.logits.softmax(1), distillation.logits(pooled).softmax(1)
     assert losses["logits"].item() == pytest.approx(0.25 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
 
 
 def test_a_teacher_may_look_at_larger_views_and_on_another_scale() -> None:
-    matching, student = FeatureDistillation(STUDENT, TEACHER, 10, 20), maps(STUDENT, 64, 2)
+    distillation, student = FeatureDistillation(STUDENT, TEACHER, 10, 20), maps(STUDENT, 64, 2)
     larger = teacher_outputs(96)
-    assert all(torch.isfinite(v) for v in matching(student, larger).values())
+    assert all(torch.isfinite(v) for v in distillation(student, larger).values())
     scaled = larger._replace(deep=100 * larger.deep + 3)
-    assert matching(student, scaled)["map32"].item() == pytest.approx(
-        matching(student, larger)["map32"].item(), rel=1e-3
+    assert distillation(student, scaled)["map32"].item() == pytest.approx(
+        distillation(student, larger)["map32"].item(), rel=1e-3
     )
 
 
@@ -93,14 +93,18 @@ def test_standardised_maps() -> None:
 
 def test_a_public_network_gives_maps_features_and_logits_without_gradients() -> None:
     teacher = PublicTeacher("resnet18")
-    said = teacher(torch.rand(2, 3, 64, 64))
-    assert [tuple(m.shape) for m in said] == [(2, 128, 8, 8), (2, 256, 4, 4), (2, 512, 2, 2), (2, 512), (2, 1000)]
+    outputs = teacher(torch.rand(2, 3, 64, 64))
+    assert [tuple(m.shape) for m in outputs] == [(2, 128, 8, 8), (2, 256, 4, 4), (2, 512, 2, 2), (2, 512), (2, 1000)]
     assert teacher.channels == (128, 256, 512)
-    assert not any(t.requires_grad for t in said)
-    torch.testing.assert_close(said.logits, teacher.body(torch.rand(0, 3, 64, 64)).new_tensor(said.logits.tolist()))
+    assert not any(t.requires_grad for t in outputs)
+    torch.testing.assert_close(
+        outputs.logits, teacher.body(torch.rand(0, 3, 64, 64)).new_tensor(outputs.logits.tolist())
+    )
 
 
-@pytest.mark.parametrize(("name", "says"), [("no_such_net", "timm knows no"), ("vit_tiny_patch16_224", "no maps at")])
-def test_a_network_that_cannot_teach_is_refused(name: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("no_such_net", "timm knows no"), ("vit_tiny_patch16_224", "no maps at")]
+)
+def test_a_network_that_cannot_teach_is_refused(name: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         PublicTeacher(name)

@@ -216,5 +216,5 @@ def test_groups_share_locations_where_there_are_too_few() -> None:
     queries = model.head.extra_queries(dense, dense["pred_conf"], [], 2, None)
     assert queries is not None
     runs = queries.index[0].view(2, 100).tolist()
-    assert [len(set(run)) for run in runs] == [100, 100]  # each place once in a run
+    assert [len(set(run)) for run in runs] == [100, 100]  # each location once in a run
     assert set(runs[0]) | set(runs[1]) == set(range(189))  # and none of the 189 left out

@@ -1,4 +1,4 @@
-"""Held-back losses tell checkpoints apart, and refuse those that have learnt from what another held back."""
+"""Held-out losses distinguish checkpoints, and refuse those that have learnt from what another held back."""
 
 from __future__ import annotations
 

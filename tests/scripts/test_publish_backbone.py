@@ -43,7 +43,7 @@ def test_the_weights_are_those_of_the_checkpoint(published: Path) -> None:
         assert torch.equal(backbone.state_dict()[name].float(), weight), name
 
 
-def test_the_file_says_how_images_are_normalised(published: Path) -> None:
+def test_the_file_holds_how_images_are_normalised(published: Path) -> None:
     with safe_open(published, framework="pt") as file:
         about = file.metadata()
     assert json.loads(about["mean"]) == [0.485, 0.456, 0.406]

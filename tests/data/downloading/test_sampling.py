@@ -115,7 +115,7 @@ def test_cut_connections(sample, server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("classes", "says"),
+    ("classes", "sentence"),
     [
         ("det=unicorn", "--classes det: 'unicorn' is unknown; choose from person, bicycle, dog"),
         ("cls=tench,dog", "--classes cls: 'dog' is unknown; choose from tench"),
@@ -123,9 +123,9 @@ def test_cut_connections(sample, server, tmp_path):
         ("box=person", "--tasks box: 'box' is not a task"),
     ],
 )
-def test_wrong_classes(sample, capsys, classes, says):
+def test_wrong_classes(sample, capsys, classes, sentence):
     assert sample(classes) == 2
-    assert says in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
 def test_too_few_images(sample, capsys):

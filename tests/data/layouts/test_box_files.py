@@ -82,7 +82,7 @@ def test_yolo_split_by_lists(tmp_path: Path) -> None:
     assert len(load_set(tmp_path, "det", "train").records) == 3
 
 
-def test_yolo_without_names_says_so_and_names_missing_ones(tmp_path: Path) -> None:
+def test_yolo_without_names_reports_it_and_names_missing_ones(tmp_path: Path) -> None:
     draw_image(tmp_path / "val" / "images" / "a.jpg")
     write(tmp_path / "val" / "labels" / "a.txt", f"7 {YOLO_BOX}")
     found = load_set(tmp_path, "det", "val")

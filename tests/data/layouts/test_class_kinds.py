@@ -17,9 +17,9 @@ from data.types import TaskSet
 from tests.data.builders import det_set, draw_image, seg_set
 
 
-def draw(root: Path, places: Iterable[str]) -> None:
-    for place in places:
-        draw_image(root / place)
+def draw(root: Path, paths: Iterable[str]) -> None:
+    for path in paths:
+        draw_image(root / path)
 
 
 def counts(found: TaskSet) -> dict[str, int]:
@@ -29,7 +29,7 @@ def counts(found: TaskSet) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("places", "expected"),
+    ("paths", "expected"),
     [
         (("dog/batch1/0", "dog/batch2/0", "cat/batch1/0"), {"dog": 2, "cat": 1}),
         (("dog/0", "dog/more/0", "dog/more/deep/1", "cat/0"), {"dog": 3, "cat": 1}),
@@ -46,8 +46,8 @@ def counts(found: TaskSet) -> dict[str, int]:
     ],
 )
 @pytest.mark.parametrize("around", ["val", "face-mask-detection/Validation", "x/x/val"])
-def test_class_folders(tmp_path: Path, places: tuple[str, ...], expected: dict[str, int], around: str) -> None:
-    draw(tmp_path / around, (f"{place}.jpg" for place in places))
+def test_class_folders(tmp_path: Path, paths: tuple[str, ...], expected: dict[str, int], around: str) -> None:
+    draw(tmp_path / around, (f"{path}.jpg" for path in paths))
     assert counts(load_set(tmp_path, "cls", "val")) == expected
 
 
@@ -82,7 +82,7 @@ def test_known_names_decide_the_level(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "imagenette"),
+    ("path", "imagenette"),
     [
         ("cls/val/{}/0.jpg", False),
         ("imagenette2/val/{}/0.jpg", True),
@@ -90,8 +90,8 @@ def test_known_names_decide_the_level(tmp_path: Path) -> None:
         ("cls/val/{}/0.JPEG", True),
     ],
 )
-def test_numbers_are_positions_only_if_the_set_is_named_so(tmp_path: Path, place: str, imagenette: bool) -> None:
-    draw(tmp_path, (place.format(k, k) for k in range(10)))
+def test_numbers_are_positions_only_if_the_set_is_named_so(tmp_path: Path, path: str, imagenette: bool) -> None:
+    draw(tmp_path, (path.format(k, k) for k in range(10)))
     readable = tuple(IMAGENETTE.values())
     found = load_set(tmp_path, "cls", "val", readable)
     if imagenette:

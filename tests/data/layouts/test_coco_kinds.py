@@ -1,4 +1,4 @@
-"""COCO files as tools write them: names of files, ids, units; and what is said where they do not fit."""
+"""COCO files as tools write them: names of files, ids, units; and what is reported where they do not fit."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def test_units(tmp_path: Path, form: str, fractions: bool) -> None:
         raw = [[value / side for value, side in zip(box, (32, 24) * 2)] for box in raw]
     corners, found = read(tmp_path, raw)
     assert [[round(value, 3) for value in box] for box in corners] == expected
-    said = [note for note in found.notes if "boxes are read as" in note]
-    assert len(said) == (form != "sizes" or fractions)
+    notes = [note for note in found.notes if "boxes are read as" in note]
+    assert len(notes) == (form != "sizes" or fractions)
 
 
 def test_corners_are_recognised_by_their_areas_where_they_fit_the_image_either_way(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_words(name: str, expected: list[str]) -> None:
     assert words(name) == expected
 
 
-def test_what_names_say() -> None:
+def test_what_names_mean() -> None:
     assert split_of("instances_val2017") == "val"
     assert split_of("VOC2012_train_val") is None
     assert task_rank(("mini_coco_det", "train"), "det") == 0

@@ -148,10 +148,10 @@ def test_broken_mask_is_named(tmp_path: Path) -> None:
         load_set(tmp_path, "seg", "val")
 
 
-@pytest.mark.parametrize("place", [".", "val"])
-def test_classes_txt_replaces_the_names(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("folder", [".", "val"])
+def test_classes_txt_replaces_the_names(tmp_path: Path, folder: str) -> None:
     seg_set(tmp_path, "{split}/images", "{split}/masks", "val")
-    (tmp_path / place / "classes.txt").write_text("ground\n\nroad  \nhouse\n")
+    (tmp_path / folder / "classes.txt").write_text("ground\n\nroad  \nhouse\n")
     assert load_set(tmp_path, "seg", "val").classes == ("ground", "road", "house")
     assert load_set(tmp_path, "seg", "val", ("Ground", "road", "house")).classes == (
         "Ground",

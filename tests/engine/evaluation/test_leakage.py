@@ -1,4 +1,4 @@
-"""An evaluation on images that the model has learnt from says so, whatever the files are called."""
+"""An evaluation on images that the model has learnt from is reported, whatever the files are called."""
 
 from __future__ import annotations
 

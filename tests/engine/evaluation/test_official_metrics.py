@@ -55,19 +55,21 @@ def random_pair(rng: np.random.Generator, objects: int, extra: int, ties: bool, 
     again = rng.integers(0, objects, objects + objects // 2) if objects else np.zeros(0, dtype=np.int64)
     moved = boxes[again] + rng.normal(0, 4, (len(again), 4))
     moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2])
-    said = np.where(rng.random(len(again)) < 0.8, labels[again], rng.integers(0, 3, len(again)))
+    predicted = np.where(rng.random(len(again)) < 0.8, labels[again], rng.integers(0, 3, len(again)))
     found = np.concatenate([moved, boxes_of(rng, extra)])
     scores = rng.random(len(found))
     return (
         record(boxes, labels, rng.random(objects) < crowds),
-        detections(found, np.round(scores, 1) if ties else scores, np.concatenate([said, rng.integers(0, 3, extra)])),
+        detections(
+            found, np.round(scores, 1) if ties else scores, np.concatenate([predicted, rng.integers(0, 3, extra)])
+        ),
     )
 
 
 def official(pairs: list[Pair], folder: Path) -> np.ndarray:
     """The twelve numbers of pycocotools, from files that it reads itself."""
     truth, found = [], []
-    for image, (known, said) in enumerate(pairs):
+    for image, (known, detected) in enumerate(pairs):
         for box, label, crowd, area in zip(
             known.boxes.tolist(), known.labels.tolist(), known.crowd.tolist(), known.area.tolist()
         ):
@@ -79,7 +81,7 @@ def official(pairs: list[Pair], folder: Path) -> np.ndarray:
                 "area": area,
             }
             truth.append({**entry, "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]]})
-        for box, score, label in zip(said.boxes.tolist(), said.scores.tolist(), said.labels.tolist()):
+        for box, score, label in zip(detected.boxes.tolist(), detected.scores.tolist(), detected.labels.tolist()):
             bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
             found.append({"image_id": image, "category_id": label + 10, "bbox": bbox, "score": score})
     document = {
@@ -101,8 +103,8 @@ def official(pairs: list[Pair], folder: Path) -> np.ndarray:
 def assert_official(pairs: list[Pair], folder: Path) -> None:
     ours = DetectionTally(tuple(r for r, _ in pairs), tuple(d for _, d in pairs), CLASSES).scores()
     theirs = official(pairs, folder)
-    for name, place in OFFICIAL.items():
-        expected = float("nan") if theirs[place] == -1 else theirs[place]
+    for name, index in OFFICIAL.items():
+        expected = float("nan") if theirs[index] == -1 else theirs[index]
         assert ours[name] == pytest.approx(expected, abs=1e-12, nan_ok=True), name
     assert ours["mAP_known"] == pytest.approx(ours["mAP"], nan_ok=True)
 
@@ -119,7 +121,7 @@ def test_random_sets(
 ) -> None:
     rng = np.random.default_rng(seed)
     pairs = [random_pair(rng, objects, extra, ties, crowds) for objects, extra in images]
-    if any(len(said.boxes) for _, said in pairs):  # the tool cannot read an empty list of detections
+    if any(len(detected.boxes) for _, detected in pairs):  # the tool cannot read an empty list of detections
         assert_official(pairs, tmp_path_factory.getbasetemp())
 
 

@@ -1,4 +1,4 @@
-"""Where a setting comes from, and what is said when one is wrong."""
+"""Where a setting comes from, and what is reported when one is wrong."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_help_has_a_group_for_every_section() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("given", "nearest"),
     [
         ("--optim.lrr", "optim.lr"),
         ("--modle.dim", "model.dim"),
@@ -154,9 +154,9 @@ def test_help_has_a_group_for_every_section() -> None:
     ],
 )
 @pytest.mark.parametrize("form", ["{} 1", "{}=1"])
-def test_an_unknown_option_names_the_nearest(given: str, meant: str, form: str) -> None:
+def test_an_unknown_option_names_the_nearest(given: str, nearest: str, form: str) -> None:
     name = given.removeprefix("--")
-    assert message(*form.format(given).split()) == f"{given}: unknown key {name!r}; did you mean {meant}?"
+    assert message(*form.format(given).split()) == f"{given}: unknown key {name!r}; did you mean {nearest}?"
 
 
 def test_an_unknown_option_that_resembles_nothing_points_to_help() -> None:
@@ -164,7 +164,7 @@ def test_an_unknown_option_that_resembles_nothing_points_to_help() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "name", "meant"),
+    ("text", "line", "name", "nearest"),
     [
         ("optimm:\n  lr: 1\n", 1, "optimm", "optim"),
         ("seed: 1\ndata: {sise: 320}\n", 2, "data.sise", "data.size"),
@@ -175,10 +175,10 @@ def test_an_unknown_option_that_resembles_nothing_points_to_help() -> None:
     ],
 )
 def test_an_unknown_key_in_a_file_names_line_and_nearest_key(
-    tmp_path: Path, text: str, line: int, name: str, meant: str
+    tmp_path: Path, text: str, line: int, name: str, nearest: str
 ) -> None:
     path = write(tmp_path, text)
-    assert message("--config", path) == f"{path}, line {line}: unknown key {name!r}; did you mean {meant}?"
+    assert message("--config", path) == f"{path}, line {line}: unknown key {name!r}; did you mean {nearest}?"
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def nested_aliases() -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "sentence"),
     [
         (nested_aliases(), "is an alias; write out what it stands for"),
         ("order: " + "[" * 100_000, "nested too deeply; write lines such as `seed: 1`"),
@@ -307,7 +307,7 @@ def nested_aliases() -> str:
     ],
     ids=["aliases", "brackets", "mixed", "dashes", "size"],
 )
-def test_files_made_to_exhaust_are_refused(tmp_path: Path, text: str, says: str) -> None:
+def test_files_made_to_exhaust_are_refused(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(UserError, match=re.escape(says)):
+    with pytest.raises(UserError, match=re.escape(sentence)):
         build_parser("", "").parse_args(["--config", str(tmp_path / "c.yaml")])

@@ -26,12 +26,12 @@ def test_no_secret_of_the_environment_is_written_down(
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     assert main([*tiny, "--stage", "seg", "--track.wandb", "offline"]) == 0
-    said = "".join(capfd.readouterr())
+    printed = "".join(capfd.readouterr())
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"seg.pt", "config.yaml", "metrics.jsonl"} <= {path.name for path in files}
     assert any(path.suffix == ".wandb" for path in files)
     for name, value in SECRETS.items():
-        assert value not in said, name
+        assert value not in printed, name
         for path in files:
             assert value.encode() not in path.read_bytes(), f"{name} in {path}"
 
@@ -52,11 +52,11 @@ def test_nothing_in_the_program_executes_the_content_of_a_file() -> None:
     files = [p for room in ("data", "engine", "models", "continual", "scripts") for p in (ROOT / room).rglob("*.py")]
     for path in [*files, ROOT / "eval.py"]:
         for call in calls(path):
-            said, options = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}
-            assert said not in ("eval", "exec", "pickle.load", "pickle.loads", "yaml.load", "os.system"), path
-            assert not said.endswith((".extractall", ".extract", ".unpack_archive")), path
+            call_name, options = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}
+            assert call_name not in ("eval", "exec", "pickle.load", "pickle.loads", "yaml.load", "os.system"), path
+            assert not call_name.endswith((".extractall", ".extract", ".unpack_archive")), path
             assert options.get("shell", "False") == "False", path
-            if said in ("torch.load", "torch.hub.load_state_dict_from_url"):
+            if call_name in ("torch.load", "torch.hub.load_state_dict_from_url"):
                 assert options["weights_only"] == "True", path
-            if said == "torch.hub.load_state_dict_from_url":
+            if call_name == "torch.hub.load_state_dict_from_url":
                 assert options["check_hash"] == "True", path

@@ -9,7 +9,7 @@ from models.targets import NO_CLASS, VOID, Targets
 
 SIZE = 64
 MOVED = Augment(color=0.0, grey=0.0)
-"""Zoom, place and flip alone, so that values of pixels stay."""
+"""Zoom, position and flip alone, so that values of pixels stay."""
 
 
 def known(boxes: torch.Tensor, mask: torch.Tensor, label: int) -> Targets:

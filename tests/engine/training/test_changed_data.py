@@ -42,8 +42,8 @@ def test_changed_data_is_noticed_when_the_next_stage_starts(
         for category in document["categories"]:
             category["name"] += " too"
         path.write_text(json.dumps(document))
-    said = r"stage cls: the classes of det were .* when .*det.pt was written, and are .* too"
-    with pytest.raises(UserError, match=said):
+    sentence = r"stage cls: the classes of det were .* when .*det.pt was written, and are .* too"
+    with pytest.raises(UserError, match=sentence):
         main([*own, "--stage", "cls"])
 
 

@@ -125,9 +125,9 @@ def ordinary_user() -> Iterator[None]:
 
 
 def test_a_read_only_folder_is_named_and_left_as_it_was() -> None:
-    with tempfile.TemporaryDirectory() as place:
-        os.chmod(place, 0o755)
-        folder = Path(place) / "mine"
+    with tempfile.TemporaryDirectory() as temporary:
+        os.chmod(temporary, 0o755)
+        folder = Path(temporary) / "mine"
         folder.mkdir()
         (folder / "seg.pt").write_bytes(b"old")
         folder.chmod(0o555)
@@ -160,7 +160,7 @@ def test_out_of_memory_names_the_settings_to_lower(
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "sentence"),
     [
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory (CUDA out of"),
         (MemoryError(), "out of memory (no details); lower --batch_size"),
@@ -168,11 +168,11 @@ def test_out_of_memory_names_the_settings_to_lower(
         (RuntimeError("[pair.cc:553] Connection closed by peer"), "another process of this run ended ([pair.cc:553]"),
     ],
 )
-def test_faults_of_the_machine_are_one_sentence(error: Exception, says: str, capsys: Capture) -> None:
+def test_faults_of_the_machine_are_one_sentence(error: Exception, sentence: str, capsys: Capture) -> None:
     def fail(argv: object) -> int:
         raise error
 
-    assert complaint(capsys, run_cli(fail, memory="--batch_size")).startswith(says)
+    assert complaint(capsys, run_cli(fail, memory="--batch_size")).startswith(sentence)
 
 
 def test_faults_of_this_program_keep_their_traceback() -> None:
@@ -216,7 +216,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("BASE_URL", "http://127.0.0.1:9"), ("API_KEY", "0123456789" * 4), ("INIT_TIMEOUT", "2")):
         monkeypatch.setenv(f"WANDB_{name}", value)
     monkeypatch.setenv("WANDB_SILENT", "true")
-    wandb.teardown()  # or it would go by what the environment said before
+    wandb.teardown()  # or it would go by what the environment held before
 
 
 @pytest.mark.usefixtures("unreachable")
@@ -259,9 +259,9 @@ def test_a_process_that_dies_ends_the_others_and_the_run_can_be_resumed(tiny: li
     workers = [p for p in psutil.Process(first.pid).children() if "engine.train" in p.cmdline()]
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
-    _, said = first.communicate(timeout=60)
+    _, printed = first.communicate(timeout=60)
     assert first.returncode != 0
-    assert "Signal 9 (SIGKILL)" in said
+    assert "Signal 9 (SIGKILL)" in printed
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in workers)
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
     whole = subprocess.run([*command, "--name", "whole"], cwd=ROOT, check=False)

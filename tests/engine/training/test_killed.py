@@ -53,7 +53,7 @@ def test_killed_at_a_random_moment(seed: int, tiny: list[str], alone: tuple[Path
 
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_stop(
+def test_stopped_by_a_signal(
     kind: signal.Signals, code: int, tiny: list[str], alone: tuple[Path, float], tmp_path: Path
 ) -> None:
     whole, _ = alone

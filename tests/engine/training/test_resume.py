@@ -171,10 +171,10 @@ def test_a_finished_run_is_left_as_it_is_whatever_the_settings_are_now(
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
     assert main([*tiny, "--resume", "--seed", "7", "--optim.lr", "0.5"]) == 0
     assert before == {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
-    said = capsys.readouterr().out
-    assert f"stage cls: done before, {folder}/cls.pt" in said
-    assert "give another --name to train with optim.lr: 0.001 -> 0.5, seed: 0 -> 7" in said
-    assert "Top-1" in said  # the table
+    printed = capsys.readouterr().out
+    assert f"stage cls: done before, {folder}/cls.pt" in printed
+    assert "give another --name to train with optim.lr: 0.001 -> 0.5, seed: 0 -> 7" in printed
+    assert "Top-1" in printed  # the table
 
 
 def test_settings_changed_before_a_resume_are_named(

@@ -35,7 +35,7 @@ def test_statistics_move_in_the_stages_that_may_move_them(
 
 @pytest.mark.parametrize("first", ["later", "never"])
 def test_remedies_compare_weights_that_have_absorbed_the_same(first: str, tiny: list[str], tmp_path: Path) -> None:
-    """Weights that hardly move are where they started, whatever the stage before was said to be followed by."""
+    """Weights that hardly move are where they started, whatever the stage before was followed by."""
     still = ["--optim.lr", "1e-9", "--optim.epochs.det", "1", "--continual.ewc", "1", "--continual.l2sp", "1"]
     main([*tiny, "--continual.freeze_statistics", first, "--stage", "seg"])
     main([*tiny, *still, "--continual.freeze_statistics", "later", "--stage", "det"])
