@@ -8,6 +8,7 @@ from continual.compose import Compose
 from continual.config import ContinualConfig
 from continual.distill import Distill
 from continual.ewc import EWC
+from continual.expert import Expert
 from continual.freeze import Freeze
 from continual.hold import Hold
 from continual.l2sp import L2SP
@@ -26,6 +27,7 @@ def remedies(config: ContinualConfig) -> dict[str, Remedy]:
         "replay": Replay(c.replay, c.replay_step, c.replay_outputs, c.replay_vary) if c.replay else None,
         "replay_sets": ReplaySets(c.replay_sets) if c.replay_sets else None,
         "compose": Compose(c.compose) if c.compose else None,
+        "expert": Expert(c.expert) if c.expert else None,
         "lwf": LwF(c.lwf, c.lwf_sure) if c.lwf else None,
         "distill": Distill(c.distill, c.distill_features) if c.distill or c.distill_features else None,
         "hold": Hold(c.hold) if c.hold else None,

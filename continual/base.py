@@ -33,7 +33,8 @@ class Stage:
     with; loss: the training loss of a network on images (B, 3, S, S), None where none of them is annotated;
     pretrained: the backbone that the run began with, in eval mode and without gradients, if a remedy needs it and
     it was not random; vary: augments an image and its annotation as training images are; old_examples: the training
-    images of an old task, augmented anew each time one is read.
+    images of an old task, augmented anew each time one is read; expert: a network in eval mode and without gradients
+    that has learnt a task before, if the configuration names one.
     """
 
     tasks: tuple[str, ...]
@@ -45,6 +46,7 @@ class Stage:
     pretrained: PretrainedBackbone | None = None
     vary: Callable[[Tensor, Targets], tuple[Tensor, Targets]] = lambda *example: example
     old_examples: Callable[[str], Examples] = lambda _: []
+    expert: Callable[[str], OneHead | None] = lambda _: None
 
 
 @dataclass

@@ -34,6 +34,14 @@ class ContinualConfig:
     """Augment replayed images anew each time they are shown; stored outputs are then unused."""
     replay_sets: int = 0
     """Images added to each step of each old task, drawn from its whole training set and augmented anew, at most 10."""
+    expert: float = 0.0
+    """Weight of the distance to the outputs of networks that have learnt the stage's own task."""
+    expert_seg: str | None = None
+    """Checkpoint of such a network for segmentation, behind any backbone."""
+    expert_det: str | None = None
+    """For detection."""
+    expert_cls: str | None = None
+    """For classification."""
     compose: float = 0.0
     """Unlabelled images composed of four of the step's own, as a share of its images, for distillation."""
     ewc: float = 0.0

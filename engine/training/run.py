@@ -28,7 +28,7 @@ from engine.evaluation.metrics import HEADLINE
 from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config
 from engine.storage.checkpoint import load, load_model, provenance
 from engine.storage.device import DTYPES, cpu_name, peak_memory, pick_device, pick_precision
-from engine.storage.errors import noted
+from engine.storage.errors import UserError, noted
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
 from engine.training.batches import Batch, EpochBatches, make_loader, stable_seed, varied
@@ -156,7 +156,19 @@ class Run:
         read = partial(ExampleImages, [self.train_sets[t] for t in self.tasks_of(stage)], self.config.data.size)
         vary = partial(varied, augment=self.config.data.augment)
         pretrained = self.pretrained(stage)
-        return Stage(self.tasks_of(stage), old, start, read, model, self.loss, pretrained, vary, self.old_examples)
+        return Stage(
+            self.tasks_of(stage), old, start, read, model, self.loss, pretrained, vary, self.old_examples, self.expert
+        )
+
+    def expert(self, task: str) -> OneHead | None:
+        """The network that the configuration names as expert of a task. Raises UserError for other classes."""
+        file: str | None = getattr(self.config.continual, f"expert_{task}")
+        if file is None:
+            return None
+        model = load_model(file, self.device).requires_grad_(False)
+        if tuple(model.classes[task]) != tuple(self.classes[task]):
+            raise UserError(f"continual.expert_{task}: {file} has learnt other classes than this set has; name another")
+        return model
 
     def old_examples(self, task: str) -> Examples:
         """The training images of a task, augmented as in its own stage."""
