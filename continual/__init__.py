@@ -23,6 +23,8 @@ __all__ = ["ContinualConfig", "Examples", "Losses", "Remedy", "Stage", "Step", "
 def remedies(config: ContinualConfig) -> dict[str, Remedy]:
     """The remedies that are switched on, by name; those that add images come first, so that teachers see them."""
     c = config
+    if c.expert and not (c.expert_seg or c.expert_det or c.expert_cls):
+        raise ValueError(f"continual.expert is {c.expert}: name a checkpoint as continual.expert_seg, _det or _cls")
     chosen: dict[str, Remedy | None] = {
         "replay": Replay(c.replay, c.replay_step, c.replay_outputs, c.replay_vary) if c.replay else None,
         "replay_sets": ReplaySets(c.replay_sets) if c.replay_sets else None,

@@ -127,6 +127,8 @@ def test_configuration_switches_remedies_on_and_off() -> None:
     everything = ContinualConfig(
         replay=10,
         replay_sets=10,
+        expert=1.0,
+        expert_seg="seg.pt",
         compose=0.5,
         lwf=1.0,
         distill=0.5,
@@ -138,7 +140,20 @@ def test_configuration_switches_remedies_on_and_off() -> None:
         freeze=True,
     )
     # Added images have to be there before any teacher is asked about them.
-    names = ["replay", "replay_sets", "compose", "lwf", "distill", "hold", "recall", "ewc", "l2sp", "average", "freeze"]
+    names = [
+        "replay",
+        "replay_sets",
+        "compose",
+        "expert",
+        "lwf",
+        "distill",
+        "hold",
+        "recall",
+        "ewc",
+        "l2sp",
+        "average",
+        "freeze",
+    ]
     assert list(remedies(everything)) == names
 
 

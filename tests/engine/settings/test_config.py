@@ -274,6 +274,10 @@ def test_each_stage_is_named_once(order: str) -> None:
     assert "name each stage once" in message("--order", order)
 
 
+def test_an_expert_has_to_be_named() -> None:
+    assert message("--continual.expert", "5").startswith("continual.expert is 5.0: name a checkpoint as")
+
+
 def test_a_replay_buffer_is_at_most_what_the_rules_allow() -> None:
     assert message("--continual.replay", "11").startswith("continual.replay is 11: ")
 
