@@ -80,7 +80,7 @@ ABLATION = {
     "features": "feature distillation",
     "lwf": "LwF: final outputs",
     "distill": "distillation of all outputs, dense and per layer",
-    "sum": "all remedies of the default",
+    "sum": "all remedies of the strict recipe",
     "joint": "joint training (reference)",
 }
 """What each variant of configs/compare.yaml adds to plain fine-tuning, in the order of the table."""
