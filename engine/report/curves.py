@@ -44,7 +44,8 @@ def plot_panels(rows: Rows, references: Mapping[str, tuple[str, float]], file: B
         axes.set_title(metric, pad=18, fontsize=11)
         axes.set(xlabel="epoch of the run", ylim=(0, None), xlim=(0.5, sum(lengths.values()) + 0.5))
         axes.grid(axis="y", color="0.93")
-        axes.legend(fontsize=8, framealpha=0.8)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, framealpha=0.8)
     figure.savefig(file)
     pyplot().close(figure)
 

@@ -316,13 +316,11 @@ def test_a_network_of_one_task_says_what_it_knows(task: str) -> None:
 @pytest.mark.parametrize(
     ("one", "other"), [("кошка", "собак"), ("γάτα", "αργά"), ("猫", "犬"), ("é", "è"), ("\ue123", "\ue124")]
 )
-def test_names_of_any_script_are_told_apart_in_a_picture(one: str, other: str) -> None:
+def test_names_of_any_script_differ_in_a_picture(one: str, other: str) -> None:
     mask = np.ones((80, 120), np.uint8)
     pictures = []
     for name in (one, other):
-        seen = replace(
-            found(mask, [Box(name, 0.5, (10, 30, 60, 60))]), det_classes=(name,), label=None, probability=0.0
-        )
+        seen = replace(found(mask, [Box(name, 0.5, (10, 30, 60, 60))]), det_classes=(name,), chances={})
         pictures.append(np.asarray(draw(photo(), replace(seen, seg_classes=("background", name)))))
     assert (pictures[0][:, -LEGEND:] != pictures[1][:, -LEGEND:]).any(), "the legend"
     assert (pictures[0][:, :-LEGEND] != pictures[1][:, :-LEGEND]).any(), "the box"
