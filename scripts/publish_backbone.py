@@ -14,9 +14,9 @@ from typing import Any, cast
 
 from safetensors.torch import save
 
-from engine.storage.checkpoint import backbone_weights, load
+from engine.storage.checkpoint import backbone_of, load
 from engine.storage.errors import UserError, run_cli
-from engine.storage.files import cannot_write
+from engine.storage.files import cannot_write, write_bytes
 from models.backbones import BACKBONES, image_statistics
 from models.backbones.fast_scnn import published_names
 from scripts.publish_weights import half
@@ -30,10 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.target.suffix != ".safetensors":
         raise UserError(f"{args.target}: name a file that ends in .safetensors")
-    weights = published_names(half(backbone_weights(args.checkpoint, "fast_scnn")))
+    content = load(args.checkpoint)
+    weights = published_names(half(backbone_of(content, args.checkpoint, "fast_scnn")))
     weights = {k: v.contiguous() for k, v in weights.items()}  # training may have left them channels last
     try:
-        args.target.write_bytes(save(weights, metadata(load(args.checkpoint))))
+        write_bytes(args.target, save(weights, metadata(content)))
     except OSError as error:
         raise cannot_write(args.target, error) from None
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB")

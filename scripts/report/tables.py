@@ -43,7 +43,7 @@ CHAINS = {
 
 ALONE = {
     "final/single-task": "Fast-SCNN from stage 0, `configs/default.yaml`",
-    "final-mosaics/single-task": "the same from the stage 0 before the teacher, and all rows below",
+    "final-mosaics/single-task": "the same from the stage 0 before the teacher, as in the next five rows",
     "longer/longer": "102 epochs each, as many as the whole chain, `configs/longer.yaml`",
     "final-24/single-task": "boxes in 24 epochs instead of 48",
     "conventional/conventional": "the same backbone and neck, a conventional head each",
