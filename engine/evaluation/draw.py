@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -17,25 +19,32 @@ LEGEND = 230
 """Width of the legend in pixels."""
 LEAST = 480
 """Pixels of the longer side, at least."""
+MOST = 4800
+"""Pixels of the longer side, at most: in a larger picture lines and writing are too fine to be seen."""
 Colour = tuple[int, int, int]
 BACKGROUND = 0
 PALETTE: list[Colour] = [(int(red), int(green), int(blue)) for red, green, blue in voc_palette()]
 
 
 def draw(picture: AnyPicture, found: Prediction, opacity: float = OPACITY, with_legend: bool = True) -> Image.Image:
-    """A copy of `picture`, RGB, with boxes, regions of an opacity in 0..1 and, to its right, a legend."""
-    image = rgb_picture(picture)
-    scale = max(1.0, LEAST / max(image.size))  # small pictures are enlarged, or the writing would cover them
-    size = (round(image.width * scale), round(image.height * scale))
+    """A copy of `picture`, RGB, with boxes, regions of an opacity in 0..1 and, to its right, a legend.
+
+    Its longer side has 480 to 4,800 pixels: small pictures are enlarged, or the writing would cover them.
+    """
+    image, mask = rgb_picture(picture), found.mask
+    enlarged, step = max(1.0, LEAST / max(image.size)), math.ceil(max(image.size) / MOST)
+    if step > 1:
+        image, mask = image.reduce(step), mask[::step, ::step]
+    size = (round(image.width * enlarged), round(image.height * enlarged))
     extent = (size[0] + LEGEND, max(size[1], 24 * (4 + len(found.regions)))) if with_legend else size
     whole = Image.new("RGB", extent, "white")
     for top, end in strips(*image.size):  # floats take many times the memory of the picture
         strip = np.asarray(image.crop((0, top, image.width, end)))
-        coloured = Image.fromarray(tinted(strip, found.mask[top:end], opacity))
-        whole.paste(coloured.resize(size) if scale > 1 else coloured, (0, top))
+        coloured = Image.fromarray(tinted(strip, mask[top:end], opacity))
+        whole.paste(coloured.resize(size) if enlarged > 1 else coloured, (0, top))
     pen, letters = ImageDraw.Draw(whole), lettering((found.label or "", *found.regions, *found.det_classes))
     for box in reversed(found.boxes):  # the surest ones on top
-        corners = [scale * v for v in box.xyxy]
+        corners = [enlarged / step * v for v in box.xyxy]
         colour = colour_of(1 + found.det_classes.index(box.name))
         pen.rectangle(corners, outline=colour, width=3)
         label(pen, (corners[0], corners[1]), f"{box.name} {box.score:.2f}", colour, letters)
