@@ -20,7 +20,8 @@ Colour = tuple[int, int, int]
 MASK_FILES = (
     *("classes.txt", "labelmap.txt", "_classes.csv", "class_dict.csv", "class_dict_seg.csv", "classes.csv"),
     *("labels.csv", "labels.txt", "class_names.txt", "names.txt", "label_names.txt", "label_colors.txt", "obj.names"),
-    *("classes.names", "classes.json", "id2label.json", "label_map.json", "meta.json"),
+    *("classes.names", "classes.json", "id2label.json", "label_map.json", "meta.json", "codes.txt", "labels.json"),
+    *("categories.json", "class_names.json", "palette.json", "classes.yaml", "classes.yml"),
 )
 """Names of such files beside masks, the likely ones first; only the first must hold names, whatever else it is."""
 BOX_FILES = (
@@ -62,7 +63,10 @@ def find_names(folders: Iterable[Path], files: Sequence[str] = MASK_FILES) -> Cl
             there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
         except OSError:
             continue
-        for path in (there[name] for name in files if name in there):
+        named = [name for name in files if name in there]
+        if files is BOX_FILES:  # the file that a YOLO program is given may have any name
+            named += sorted(name for name in there.keys() - set(named) if name.endswith((".yaml", ".yml")))
+        for path in map(there.__getitem__, named):
             found = read_names(path, alone=files is not MASK_FILES)
             if found is not None:
                 return found
@@ -97,12 +101,14 @@ def read_names(path: Path, alone: bool = False) -> ClassNames | None:
 
 def _entries(path: Path) -> list[_Entry]:
     """Parse a file by its ending. Raises ValueError and what the parsers raise."""
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".csv":
-        return _from_table(list(csv.reader(text.splitlines(), skipinitialspace=True)))
-    if path.suffix in (".yaml", ".yml"):
-        return _from_tree(yaml.safe_load(text))
-    if path.suffix == ".json":
+    text, suffix = path.read_text(encoding="utf-8-sig"), path.suffix.lower()
+    if suffix == ".csv":
+        mark = max(",;\t", key=text.count)
+        return _from_table(list(csv.reader(text.splitlines(), delimiter=mark, skipinitialspace=True)))
+    if suffix in (".yaml", ".yml"):
+        tree = yaml.safe_load(text)
+        return _from_tree({"names": tree.get("names", tree.get("classes"))} if isinstance(tree, dict) else tree)
+    if suffix == ".json":
         return _from_tree(json.loads(text))
     return _from_lines([line.strip() for line in text.splitlines() if line.strip()])
 
@@ -152,20 +158,30 @@ def _from_table(rows: list[list[str]]) -> list[_Entry]:
 
 
 def _from_tree(tree: Any) -> list[_Entry]:
-    """Read a list of names or of objects with names, a mapping number -> name or name -> number, or what holds one."""
-    if isinstance(tree, dict):
+    """Read a list of names or of objects with names, a mapping of names and numbers or colours, or what holds one.
+
+    What holds annotations too is about boxes.
+    """
+    if isinstance(tree, dict) and "annotations" not in tree:
         for key in ("names", "classes", "labels", "categories"):
             if isinstance(tree.get(key), (list, dict)):
                 return _from_tree(tree[key])
-        pairs = [(str(key), str(value)) for key, value in tree.items() if not isinstance(value, (list, dict))]
-        if len(pairs) == len(tree) and all(key.isdecimal() for key, _ in pairs):
-            return [_Entry(name, int(number)) for number, name in pairs]
-        if len(pairs) == len(tree) and all(number.isdecimal() for _, number in pairs):
-            return [_Entry(name, int(number)) for name, number in pairs]
-        raise ValueError("no names")
+        return _from_pairs({str(key): value for key, value in tree.items()})
     if not isinstance(tree, list):
         raise ValueError("no names")
     return [_from_object(entry) if isinstance(entry, dict) else _Entry(str(entry)) for entry in tree]
+
+
+def _from_pairs(tree: dict[str, Any]) -> list[_Entry]:
+    """Read a mapping number -> name, name -> number or name -> red, green, blue."""
+    if all(isinstance(value, list) and [type(v) for v in value] == [int] * 3 for value in tree.values()):
+        return [_Entry(name, colour=(red, green, blue)) for name, (red, green, blue) in tree.items()]
+    pairs = [(key, str(value)) for key, value in tree.items() if not isinstance(value, (list, dict))]
+    if len(pairs) == len(tree) and all(key.isdecimal() for key, _ in pairs):
+        return [_Entry(name, int(number)) for number, name in pairs]
+    if len(pairs) == len(tree) and all(number.isdecimal() for _, number in pairs):
+        return [_Entry(name, int(number)) for name, number in pairs]
+    raise ValueError("no names")
 
 
 def _from_object(entry: dict[str, Any]) -> _Entry:

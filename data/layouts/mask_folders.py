@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from data.images import JPEG_SUFFIXES, MASK_SUFFIXES, looks_like_mask
 from data.layouts.alike import alike, common, parts
 from data.layouts.tree import ALL, Folder, Found, Tree, listing, other_set, role_of, split_note, split_rank, words
-from data.layouts.voc import masks_in_one_folder, pair_in_one_folder, pair_names, split_lists
+from data.layouts.voc import masks_in_one_folder, pair_by_rest, pair_in_one_folder, pair_names, split_lists
 
 _MAX_TRIED, _MAX_UNNAMED = 200, 30
 """Candidates looked into, likely ones first, and those of unknown role: many folders must not take for ever."""
@@ -116,7 +116,11 @@ def _why_not(tree: Tree, folder: Folder) -> list[str]:
 
 
 def _pairs(images: Folder, masks: Folder) -> dict[str, tuple[str, str]]:
-    return pair_in_one_folder(images.images) if images is masks else pair_names(images.images, masks.masks)
+    """Pair the files of two folders; by the parts of their names that differ only where a folder is called masks."""
+    if images is masks:
+        return pair_in_one_folder(images.images)
+    pairs = pair_names(images.images, masks.masks)
+    return pairs or (pair_by_rest(images.images, masks.masks) if role_of(masks.names) == "mask" else {})
 
 
 def _images_of(tree: Tree, masks: Folder, split: str) -> _FolderPair | None:

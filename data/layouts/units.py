@@ -15,7 +15,7 @@ Four = tuple[float, float, float, float]
 Form = Literal["sizes", "corners", "centres"]
 Note = Callable[[str, str], None]
 """Takes a kind of remark and an example."""
-_FRACTION = 1.01
+FRACTION = 1.01
 """Numbers up to this are fractions of the image: rounding included, and no box is a pixel wide."""
 
 
@@ -66,7 +66,7 @@ def guess_units(boxes: Sequence[Four], sizes: Sequence[tuple[float, float]], are
     Corners: every box is one, and some stick out of their image otherwise or all areas are those of corners.
     Centres: half of the boxes stick out otherwise, and none does so.
     """
-    fractions = bool(boxes) and all(max(map(abs, box)) <= _FRACTION for box in boxes)
+    fractions = bool(boxes) and all(max(map(abs, box)) <= FRACTION for box in boxes)
     fractions &= all(min(size) > 4 for size in sizes) and any(max(box) > 0 for box in boxes)
     scaled = [Units(fractions=fractions).to_sizes(box, *size) for box, size in zip(boxes, sizes)]
     pairs = [(box, size) for box, size in zip(scaled, sizes) if box[2] > 0 and box[3] > 0]

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from data.classes import VOC_CLASSES, NameIndex, normal_name, one_form
 from data.errors import DataError
 from data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, holds_only, image_size
+from data.layouts.alike import common
 from data.layouts.class_names import IGNORED, ClassNames, find_names, for_classes
 from data.layouts.tree import (
     IMAGE_WORDS,
@@ -95,17 +96,39 @@ def _unique(names: Iterable[str], key_of: Callable[[str], str], first: bool) -> 
     grouped: dict[str, list[str]] = defaultdict(list)
     for name in names:
         grouped[key_of(name)].append(name)
-    return {key: some[0] for key, some in grouped.items() if key and (first or len(some) == 1)}
+    return {key: some[0] for key, some in grouped.items() if first or len(some) == 1}
+
+
+def pair_by_rest(images: Sequence[str], masks: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Pair names by what is left without the beginning and the end that all images, and all masks, share.
+
+    `a_sat.jpg`, `b_sat.jpg` and `a_anno.png`, `b_anno.png` are `a` and `b`.
+    """
+    of_images, of_masks = (_unique(names, _rest_key(names), first=False) for names in (images, masks))
+    shared = sorted(of_images.keys() & of_masks.keys() - {""})
+    return {PurePosixPath(of_images[key]).stem: (of_images[key], of_masks[key]) for key in shared}
+
+
+def _rest_key(names: Sequence[str]) -> Callable[[str], str]:
+    """Return what cuts the shared beginning and end off a stem, up to a mark such as `_`: never within a number."""
+    stems = [stem_key(name) for name in names]
+    start = re.match(r".*[-_. ]", "".join(common([tuple(stem) for stem in stems])))
+    end = re.search(r"[-_. ].*", "".join(common([tuple(stem[::-1]) for stem in stems]))[::-1])
+    first, last = (len(found[0]) if found else 0 for found in (start, end))
+    return lambda name: stem_key(name)[first : max(first, len(stem_key(name)) - last)]
 
 
 def masks_in_one_folder(names: Sequence[str]) -> frozenset[str]:
-    """Return which files beside images are masks: those like `X_mask.png` or `mask_X.png`, else those like `X.png`."""
+    """Return which files beside images are masks: those like `X_mask.png` or `mask_X.png`, else those like `X.png`.
+
+    Without an image called `X`, files like `X_mask.png` are masks where they are half of all.
+    """
     lossless = [name for name in names if PurePosixPath(name).suffix.lower() in MASK_SUFFIXES]
     marked = [name for name in lossless if _is_marked(name)]
     others = set(names).difference(marked)
     stems, bare = {stem_key(name) for name in names}, {_bare_key(name) for name in others} - {""}
     partnered = [name for name in marked if _mask_key(name) in stems or _bare_key(name) in bare]
-    return frozenset(partnered or lossless)
+    return frozenset(partnered or (marked if 2 * len(marked) == len(names) else lossless))
 
 
 def _is_marked(name: str) -> bool:
@@ -114,9 +137,10 @@ def _is_marked(name: str) -> bool:
 
 
 def pair_in_one_folder(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Pair `X.jpg` with `X.png`, or `X.png` with `X_mask.png`, in one folder."""
-    masks = masks_in_one_folder(names)
-    return pair_names([name for name in names if name not in masks], sorted(masks))
+    """Pair `X.jpg` with `X.png`, or `X.png` or `X_sat.png` with `X_mask.png`, in one folder."""
+    masks = sorted(masks_in_one_folder(names))
+    images = sorted(set(names).difference(masks))
+    return pair_names(images, masks) or pair_by_rest(images, list(filter(_is_marked, masks)))
 
 
 def read_list(path: Path) -> list[str]:

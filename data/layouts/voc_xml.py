@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from data.errors import DataError
 from data.layouts.tree import Found
-from data.layouts.units import Units
+from data.layouts.units import FRACTION, Units
 
 _MAX_BYTES = 5_000_000
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -59,8 +59,10 @@ def xml_document(found: Found) -> Found:
         for number, label, name, box in objects
     ]
     categories = [{"id": number, "name": name} for name, number in ids.items()]
+    numbers = [value for _, _, _, box in objects for value in box or ()]
+    units = Units("corners", fractions=bool(numbers) and max(numbers) <= FRACTION)
     document = {"images": images, "annotations": annotations, "categories": categories}
-    return replace(found, document=document, units=Units("corners"))
+    return replace(found, document=document, units=units)
 
 
 def _objects(root: ElementTree.Element) -> Iterator[tuple[str | None, list[float] | None]]:

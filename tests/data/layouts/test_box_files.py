@@ -45,6 +45,8 @@ def boxes(found: TaskSet) -> dict[str, list[tuple[str, list[float]]]]:
     [
         ("{split}/images", "{split}/labels", "data.yaml", "names: ['cat', 'dog']\nnc: 2\n"),  # Roboflow
         ("images/{split}", "labels/{split}", "dataset.yaml", "names:\n  0: cat\n  1: dog\n"),  # Ultralytics
+        ("images/{split}", "labels/{split}", "coco8.yaml", "path: .\nnc: 2\nnames:\n- cat\n- dog\n"),
+        ("images/{split}", "labels/{split}", "Data.YAML", "names: [cat, dog]\n"),
         ("images/{split}", "labels/{split}", "classes.txt", "cat\ndog\n"),  # Label Studio
         ("{split}", "{split}", "classes.txt", "cat\ndog\n"),  # LabelImg: beside the images
         ("obj_{split}_data", "obj_{split}_data", "obj.names", "cat\ndog\n"),  # CVAT, Darknet
@@ -88,6 +90,9 @@ def test_yolo_without_names_reports_it_and_names_missing_ones(tmp_path: Path) ->
     found = load_set(tmp_path, "det", "val")
     assert found.classes == ("7",)
     assert any("no file names the classes" in note for note in found.notes)
+    write(tmp_path / "data.yaml", "nc: 8")
+    write(tmp_path / "hyp.yaml", "epochs: 7")
+    assert any("no file names the classes" in note for note in load_set(tmp_path, "det", "val").notes)
     write(tmp_path / "data.yaml", "names: [cat]")
     found = load_set(tmp_path, "det", "val")
     assert boxes(found) == {"a.jpg": [("7", BOX)]}
@@ -118,6 +123,12 @@ def test_voc_xml(tmp_path: Path, layout: tuple[str, str]) -> None:
     found = load_set(tmp_path, "det", "val")
     assert found.classes == ("cat", "dog")
     assert boxes(found) == {"a.JPG": [("dog", BOX), ("cat", [1, 2, 11, 10])], "b.JPG": [("dog", BOX)]}
+
+
+def test_voc_xml_of_fractions(tmp_path: Path) -> None:
+    draw_image(tmp_path / "val" / "a.jpg")
+    write(tmp_path / "val" / "a.xml", xml(("cat", [0.25, 0.25, 0.5, 1.0])))
+    assert boxes(load_set(tmp_path, "det", "val")) == {"a.jpg": [("cat", [8.0, 6.0, 16.0, 24.0])]}
 
 
 def test_whole_voc_tree_is_a_detection_set_too(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -58,6 +59,9 @@ def masks_of(found: TaskSet) -> list[np.ndarray]:
         ("image X.jpg", "label X.png"),
         ("X_leftImg8bit.png", "X_gtFine_labelIds.png"),
         ("Gr\u00f6\u00dfe X.jpg", "Gro\u0308\u00dfe X.png"),  # composed and decomposed
+        ("X.jpg", "X_anno.bmp"),  # GlaS
+        ("X.jpg", "X_train_id.png"),  # BDD100K
+        ("X_im.jpg", "run 1_X_P.png"),
     ],
 )
 def test_ways_to_name_a_mask_after_its_image(tmp_path: Path, image: str, mask: str) -> None:
@@ -67,6 +71,35 @@ def test_ways_to_name_a_mask_after_its_image(tmp_path: Path, image: str, mask: s
     found = load_set(tmp_path, "seg", "val")
     numbers = [tuple(re.findall(r"s(\d+)", path.name.lower())[-1] for path in (r.image, r.mask)) for r in found.records]
     assert sorted(numbers) == [("1", "1"), ("2", "2"), ("23", "23")]
+
+
+@pytest.mark.parametrize("image", ["X_sat.jpg", "X_sat.png"])
+def test_images_and_masks_in_one_folder_that_share_a_part_of_their_names(tmp_path: Path, image: str) -> None:
+    for name in ("1", "2", "23"):  # as DeepGlobe names them
+        draw_image(tmp_path / "val" / image.replace("X", name))
+        draw_mask(tmp_path / "val" / f"{name}_mask.png")
+    pairs = [
+        (record.image.name, record.mask.name) for record in load_set(tmp_path, "seg", "val").records if record.mask
+    ]
+    assert pairs == [(image.replace("X", name), f"{name}_mask.png") for name in ("1", "23", "2")]
+
+
+def test_numbers_that_only_end_alike_are_no_pair(tmp_path: Path) -> None:
+    for number in (10, 11):
+        draw_image(tmp_path / "val" / "images" / f"{number}.jpg")
+        draw_mask(tmp_path / "val" / "masks" / f"{number + 10}.png")
+    with pytest.raises(DataError, match=r"no image is named after the masks in val/masks/, such as 20.png: .*10.jpg"):
+        load_set(tmp_path, "seg", "val")
+
+
+def test_a_folder_for_each_image_and_its_mask(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        draw_image(tmp_path / "val" / name / "image.jpg")
+        draw_mask(tmp_path / "val" / name / "mask.png")
+    found = load_set(tmp_path, "seg", "val")
+    assert {(r.image.parent, r.mask.parent if r.mask else None) for r in found.records} == {
+        (tmp_path / "val" / name, tmp_path / "val" / name) for name in ("one", "two", "three")
+    }
 
 
 def test_equal_names_in_two_folders_keep_their_own_masks(tmp_path: Path) -> None:
@@ -99,11 +132,17 @@ def test_tiles_are_one_set_and_two_projects_are_two(tmp_path: Path) -> None:
         ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:48,112,32::\nwall:176,112,32::\n"),
         ("val/classes.json", '["background", "road", "wall"]'),
         ("id2label.json", '{"0": "background", "1": "road", "2": "wall"}'),
+        ("val/_classes.csv", "\ufeffPixel Value;Class\r\n0;background\r\n1;road\r\n2;wall\r\n"),
+        ("Classes.CSV", "0\tbackground\n1\troad\n2\twall\n"),
+        ("codes.txt", "background\nroad\nwall\n"),  # fastai
+        ("labels.json", '{"0": "background", "1": "road", "2": "wall"}'),
+        ("categories.json", '[{"id": 0, "name": "background"}, {"id": 1, "name": "road"}, {"id": 2, "name": "wall"}]'),
+        ("classes.yaml", "names: [background, road, wall]\n"),
     ],
 )
 def test_files_that_name_the_classes(tmp_path: Path, name: str, text: str) -> None:
     val_set(tmp_path, thirds())
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     found = load_set(tmp_path, "seg", "val")
     assert found.classes == NAMES
     assert "assumed" not in found.layout
@@ -116,6 +155,7 @@ def test_files_that_name_the_classes(tmp_path: Path, name: str, text: str) -> No
         ("labelmap.txt", "# label:color_rgb:parts:actions\nroad:48,112,32::\nbackground:0,0,0::\nwall:176,112,32::\n"),
         ("class_dict.csv", "name,r,g,b\nbackground,0,0,0\nroad,48,112,32\nwall,176,112,32\n"),
         ("label_colors.txt", "0 0 0 background\n48 112 32 road\n176 112 32 wall\n"),
+        ("palette.json", '{"background": [0, 0, 0], "road": [48, 112, 32], "wall": [176, 112, 32]}'),
     ],
 )
 @pytest.mark.parametrize("palette", [False, True])
@@ -137,6 +177,13 @@ def test_colours_of_classes(tmp_path: Path, name: str, text: str, palette: bool)
     (tmp_path / name).unlink() if name != "labelmap.txt" else None
     with pytest.raises(DataError, match=r"mask colour \(176, 112, 32\) is none of the 2 classes in the colours"):
         masks_of(load_set(tmp_path, "seg", "val"))
+
+
+def test_a_file_of_boxes_names_no_classes_of_masks(tmp_path: Path) -> None:
+    val_set(tmp_path, thirds())
+    document = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}
+    (tmp_path / "labels.json").write_text(json.dumps(document))
+    assert load_set(tmp_path, "seg", "val").classes == VOC_CLASSES
 
 
 def test_classes_in_another_order_are_mapped_by_name(tmp_path: Path) -> None:
