@@ -12,6 +12,7 @@ from data.layouts.box_files import find_box_files
 from data.layouts.class_folders import find_cls
 from data.layouts.finders import Documents, find_det
 from data.layouts.mask_folders import find_seg
+from data.layouts.passed_over import passed_over
 from data.layouts.tree import ALL, MAX_FOLDERS, SPLIT_WORDS, Found, Tree, listing, scan, split_of, words
 from data.types import Task
 
@@ -87,7 +88,8 @@ def _missing(search: _Search, wanted: str | None, others: list[str]) -> DataErro
     entries = listing([f"{name}/" for name in there.folders] + list(there.files), 8) or "nothing"
     also = f"; other splits found: {', '.join(others)}" if others else ""
     broken = [*documents.unmatched.values(), *map(str, documents.errors.values())]
-    why = [*broken[:2], *dict.fromkeys(search.reasons), *_hidden_by_name(search, wanted)][:3]
+    unread = passed_over(tree, search.task)
+    why = [*broken[:2], *unread, *dict.fromkeys(search.reasons), *_hidden_by_name(search, wanted)][:3]
     kind = DataError if broken else SetNotFound
     unfit = f" ({'; '.join(why)})" if why else ""
     return kind(

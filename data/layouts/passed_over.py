@@ -1,0 +1,40 @@
+"""Says which usual exports lie below a folder that are not read, and what to do instead."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+
+from data.layouts.tree import Tree
+from data.types import Task
+
+_BOXES = "export COCO JSON, YOLO text files or VOC XML files"
+_MASKS = "draw its polygons into a PNG per image whose index is the class (pycocotools: `annToMask`)"
+_FOLDERS = "put the images of each class into a folder of its name"
+_KINDS: tuple[tuple[Task, str, str, str, str], ...] = (
+    ("det", ".csv", r"\bx_?min\b", "boxes in a table", _BOXES),
+    ("det", ".xml", r"<annotations[\s>]", "boxes in CVAT's own form", _BOXES),
+    ("det", ".json", r'"shapes"\s*:', "boxes in LabelMe's form", f"{_BOXES} (`pip install labelme2coco`)"),
+    ("seg", ".json", r'"(shapes|segmentation)"\s*:', "polygons", _MASKS),
+    ("seg", ".xml", r"<(polygon|mask)[\s>]", "polygons", _MASKS),
+    ("cls", ".csv", r"\b(label|class|category)", "labels in a table", _FOLDERS),
+)
+"""Task, ending, what such a file holds near its beginning, how it is called, and the remedy."""
+_MAX_FILES, _MAX_CHARACTERS = 50, 1_000_000
+
+
+def passed_over(tree: Tree, task: Task) -> list[str]:
+    """Return a sentence about the first file of each kind that holds what a task needs in a form that is not read."""
+    found = []
+    for _, ending, pattern, what, remedy in (kind for kind in _KINDS if kind[0] == task):
+        files = (folder.path / name for folder in tree.folders for name in folder.with_suffix({ending}))
+        for path in islice(files, _MAX_FILES):
+            try:
+                with path.open(encoding="utf-8", errors="replace") as file:
+                    text = file.read(_MAX_CHARACTERS)
+            except OSError:
+                continue
+            if re.search(pattern, text, re.IGNORECASE):
+                found.append(f"{path} is not read, it holds {what}: {remedy}")
+                break
+    return found
