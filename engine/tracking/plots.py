@@ -36,7 +36,7 @@ def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
     for row in rows:
         lengths[row["stage"]] = max(row["epoch"], lengths.get(row["stage"], 0))
     begins = {stage: sum(list(lengths.values())[:i]) for i, stage in enumerate(lengths)}
-    evaluated = [(begins[r["stage"]] + r["epoch"], r) for r in rows if "mIoU" in r]
+    evaluated = [(begins[r["stage"]] + r["epoch"], r) for r in rows if any(m in r for m, *_ in CURVES)]
     for metric, marker, line, colour in CURVES:
         points = [(x, r[metric]) for x, r in evaluated if r.get(metric) is not None]
         if points:

@@ -151,3 +151,11 @@ def test_forgetting_curves_are_drawn(tmp_path: Path) -> None:
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 800
         assert len(picture.convert("RGB").resize((200, 100)).getcolors(20_000)) > 50
+
+
+def test_curves_of_a_run_on_a_detection_set_alone(tmp_path: Path) -> None:
+    plot_forgetting([{"stage": "det", "epoch": k, "mAP": 0.1 * k, "AP50": 0.2 * k} for k in (1, 2)], tmp_path / "c.png")
+    with Image.open(tmp_path / "c.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(100_000) or ()}
+    assert {(0xD5, 0x5E, 0x00), (0xCC, 0x79, 0xA7)} <= colours
+    assert (0x00, 0x72, 0xB2) not in colours  # mIoU's
