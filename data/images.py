@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data.classes import voc_palette
 from data.errors import DataError
@@ -65,7 +65,8 @@ def _opened(path: Path, file: BinaryIO | None = None) -> Iterator[Image.Image]:
         kind, package = _NEEDED.get(path.suffix.lower(), ("JPEG", ""))
         if kind not in decoders():
             raise DataError(f"{path}: {kind} needs {package}; or save the image as JPEG or PNG") from error
-        raise DataError(f"{path}: cannot be decoded ({error}); delete it or download it again") from error
+        reason = "no image of a known format" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{path}: cannot be decoded ({reason}); delete it or download it again") from error
 
 
 def _too_large(path: Path, what: str) -> DataError:

@@ -118,7 +118,9 @@ def fraction(text: str) -> float:
 
 
 def check_out(out: Path, given: Sequence[str]) -> None:
-    """Refuse a folder of results where they would mix with pictures, or whose index is somebody else's."""
+    """Refuse a folder of results that is a file, where they would mix with pictures, or with somebody else's index."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; name a folder for the results")
     for source in given:
         if not is_url(source) and Path(source).is_dir() and Path(source).resolve() == out.resolve():
             raise UserError(f"--out {out}: is the folder of the pictures; name another for the results")
@@ -129,7 +131,7 @@ def check_out(out: Path, given: Sequence[str]) -> None:
 def sources(given: Sequence[str], out: Path | None = None) -> Iterator[tuple[str, str]]:
     """All images meant, as (unique name of the result, path or URL); no name of a file in `out` that is no result.
 
-    Raises UserError for what is none.
+    What is missing is among them, so that the others are tried. Raises UserError for a folder without images.
     """
     taken: set[str] = set()
     for source in given:
@@ -139,8 +141,6 @@ def sources(given: Sequence[str], out: Path | None = None) -> Iterator[tuple[str
             inside = sorted(map(str, files))
             if not inside:
                 raise UserError(f"{source}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        elif not is_url(source) and not Path(source).is_file():
-            raise UserError(f"{source}: no such file or folder; give image files, folders or URLs")
         for one in inside:
             stem = PurePosixPath(urlsplit(one).path if is_url(one) else one).stem or "image"
             name = next(n for n in names(stem) if n not in taken and (out is None or replaceable(out / f"{n}.png")))

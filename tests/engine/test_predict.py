@@ -167,20 +167,14 @@ def test_the_cameras_orientation_is_undone(tmp_path: Path) -> None:
     assert opened(str(tmp_path / "turned.jpg")).size == (20, 40)
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [("missing.png", "no such file or folder"), ("empty", "holds no image")],
-    ids=["missing", "empty"],
-)
-def test_what_is_no_image_is_named(tmp_path: Path, name: str, sentence: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=sentence):
-        list(sources([str(tmp_path / name)]))
+def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no image"):
+        list(sources([str(tmp_path)]))
 
 
 def test_a_broken_image_ends_in_one_sentence(weights: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "x.png").write_text("nothing")
-    with pytest.raises(DataError, match=r"x\.png: cannot be decoded"):
+    with pytest.raises(DataError, match=r"x\.png: cannot be decoded \(no image of a known format\); delete it"):
         opened(str(tmp_path / "x.png"))
     code = run_cli(main, ["--weights", weights, "--out", str(tmp_path / "o"), str(tmp_path / "x.png")])
     assert code == 2
@@ -198,10 +192,12 @@ def test_a_broken_picture_does_not_keep_the_others_from_being_tried(
     for name in ("a", "b", "c"):
         photo().save(folder / f"{name}.png")
     (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:3000])  # cut off
-    assert run_cli(main, ["--weights", weights, "--out", str(out), str(folder)]) == 1
+    missing = str(tmp_path / "missing.png")
+    assert run_cli(main, ["--weights", weights, "--out", str(out), missing, str(folder)]) == 1
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "c.png", "predictions.json"]
     assert list(json.loads((out / "predictions.json").read_text())) == [str(folder / f"{n}.png") for n in "ac"]
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    first, line = capsys.readouterr().err.strip().splitlines()
+    assert first == f"error: {missing}: cannot be read (No such file or directory); check the file"
     assert line.startswith(f"error: {folder / 'b.png'}: cannot be decoded (")
 
 
@@ -244,6 +240,14 @@ def test_the_folder_of_the_pictures_is_no_folder_for_results(
     assert run_cli(main, ["--weights", weights, "--out", out, str(photos)]) == 2
     assert f"error: --out {Path(out)}: is the folder of the pictures" in capsys.readouterr().err
     assert sorted(p.name for p in photos.iterdir()) == ["a.png", "sub"]
+
+
+def test_a_file_is_no_folder_for_results(weights: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    photo().save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert run_cli(main, ["--weights", weights, "--out", str(tmp_path / "a.png"), str(tmp_path / "a.png")]) == 2
+    assert "a.png: is a file; name a folder for the results" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before
 
 
 def test_an_index_of_another_program_is_not_replaced(
