@@ -13,15 +13,18 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from engine.predict import draw, load_model, predict
+from engine.report.curves import plot_panels
 from engine.storage.errors import UserError, run_cli
-from engine.tracking.plots import plot_comparison, plot_forgetting, plot_pretraining
+from engine.tracking.plots import plot_comparison, plot_pretraining
 from scripts.report.architecture import draw_architecture
+from scripts.report.tables import OWN, RECIPE
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "figures"
@@ -32,9 +35,14 @@ def stage0(record: Path, path: Path) -> None:
     plot_pretraining(json.loads(record.read_text())["passes"], path)
 
 
-def forgetting(record: Path, path: Path) -> None:
-    """Forgetting curves of one chain."""
-    plot_forgetting(json.loads(record.read_text())["curve"], path)
+def forgetting(folder: Path, path: Path) -> None:
+    """Forgetting curves of the recipe's chains, seed 0 bold, beside the mean of the single-task networks."""
+    results = [json.loads(file.read_text()) for file in cells(folder)]
+    curves = [r["curve"] for r in results if r["variant"] == RECIPE]
+    alone = {
+        m: [r["rows"][-1][m] for r in results if (r["variant"], r["stage"]) == ("single-task", OWN[m])] for m in OWN
+    }
+    plot_panels(curves[0], {m: ("single-task", mean(values)) for m, values in alone.items()}, path, curves[1:])
 
 
 def comparison(folder: Path, path: Path) -> None:
@@ -57,7 +65,7 @@ def prediction(weights: Path, path: Path) -> None:
 
 FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "stage0": ("results/stage0.json", stage0),
-    "forgetting": ("results/final/onehead-all-s0.json", forgetting),
+    "forgetting": ("results/final", forgetting),
     "comparison": ("results/compare", comparison),
     "architecture": ("results/benchmark.json", architecture),
     "prediction": ("weights/onehead.pt", prediction),

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
 from engine.settings.config import TrackConfig
 from engine.storage.errors import UserError
-from engine.tracking.plots import plot_forgetting
 from engine.tracking.tracker import Tracker
 from engine.train import main
 from engine.training.run import drops
@@ -144,10 +142,3 @@ def test_drops_by_hand() -> None:
     assert table["seg"]["passed"]
     assert not table["det"]["passed"]  # 2 points, but 10 % of its base: both readings must hold
     assert table["cls"]["drop_points"] == 0
-
-
-def test_forgetting_curves_are_drawn(tmp_path: Path) -> None:
-    plot_forgetting(ROWS, tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width > 800
-        assert len(picture.convert("RGB").resize((200, 100)).getcolors(20_000)) > 50
