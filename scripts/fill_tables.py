@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.storage.errors import UserError, run_cli
+from scripts.report.headlines import first, headline
 from scripts.report.tables import (
     ablation,
     alone,
@@ -21,7 +22,6 @@ from scripts.report.tables import (
     classes,
     comparison,
     folds,
-    headline,
     held,
     runs,
     search,
@@ -64,6 +64,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),
     "headline": lambda path: headline(path.parent / "final"),
+    "first": lambda path: first(path.parent),
     "folds": lambda path: folds(path.parent / "diagnosis"),
     "alone": lambda path: alone(path.parent),
 }

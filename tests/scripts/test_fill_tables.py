@@ -8,7 +8,7 @@ import pytest
 
 from engine.storage.errors import UserError
 from scripts.fill_tables import fill, main
-from scripts.report import tables
+from scripts.report import headlines, tables
 
 
 def result(stage: str, variant: str, seed: int, **scores: float) -> dict[str, object]:
@@ -120,6 +120,17 @@ def test_the_headline_compares_the_end_with_each_task_alone_and_after_its_own_st
     filled = fill("<!-- table headline -->\n<!-- end -->\n", tmp_path)
     assert "| mIoU | 0.200 | 0.200 | 0.150 | -25.0 % (-25.0) | -25.0 % (-25.0) |" in filled
     assert "| AP50 | 0.100 | 0.100 | 0.120 | +20.0 % (+20.0) | +20.0 % (+20.0) |" in filled
+
+
+def test_the_first_table_shows_recipes_beside_each_task_alone_where_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [result("all", "onehead", seed, mIoU=0.3 + seed / 10, mAP=0.1, AP50=0.2, Top_1=0.8) for seed in (0, 1)]
+    write(tmp_path / "final", *ends, result("seg", "single-task", 0, mIoU=0.31), result("all", "finetune", 0, mIoU=0.0))
+    monkeypatch.setattr(headlines, "FIRST", {"final": ("Lite0", "strict")})
+    filled = fill("<!-- table first -->\n<!-- end -->\n", tmp_path)
+    assert "| backbone | replay | seeds | mIoU | mAP | AP50 | Top-1 |" in filled
+    assert "| Lite0 | strict | 2 | 0.350 (0.310) | 0.100 | 0.200 | 0.800 |" in filled
 
 
 def test_the_ablation_shows_what_each_remedy_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
