@@ -1,7 +1,8 @@
-"""The tables of README that say how well the recipes do: records in results/ -> Markdown."""
+"""The tables of README and notebook that say how well the recipes do: records in results/ -> Markdown."""
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,22 @@ def first(results: Path) -> str:
         means = {m: f" ({statistics.mean(values):.3f})" if values else "" for m, values in alone.items()}
         rows.append([*words, str(len(ends["mIoU"])), *(f"{statistics.mean(ends[m]):.3f}{means[m]}" for m in SHOWN)])
     return "\n".join(markdown(rows))
+
+
+def stages(record: Path) -> str:
+    """One row a stage of one chain: every metric after it, and the minutes that it took."""
+    found = json.loads(record.with_suffix(".json").read_text())
+    rows = [["after stage", *SHOWN, "minutes"]]
+    last = {end["stage"]: end for end in found.get("rows") or found["evaluations"]}
+    for stage, end in last.items():
+        rows.append([stage, *(f"{end[m]:.3f}" for m in SHOWN), f"{found['minutes_by_stage'][stage]:.1f}"])
+    return "\n".join(markdown(rows))
+
+
+def scores(record: Path) -> str:
+    """What one model reached on whole sets, as `eval.py --json` wrote it down."""
+    found = json.loads(record.with_suffix(".json").read_text())
+    return "\n".join(markdown([["weights", *SHOWN], [found["about"]["weights"], *(f"{found[m]:.3f}" for m in SHOWN)]]))
 
 
 def change(before: Sequence[float], after: Sequence[float]) -> str:

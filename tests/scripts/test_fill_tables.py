@@ -4,10 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from engine.storage.errors import UserError
-from scripts.fill_tables import fill, main
+from scripts.fill_tables import fill, filled, main
 from scripts.report import headlines, tables
 
 
@@ -131,6 +132,21 @@ def test_the_first_table_shows_recipes_beside_each_task_alone_where_that_is_know
     filled = fill("<!-- table first -->\n<!-- end -->\n", tmp_path)
     assert "| backbone | replay | seeds | mIoU | mAP | AP50 | Top-1 |" in filled
     assert "| Lite0 | strict | 2 | 0.350 (0.310) | 0.100 | 0.200 | 0.800 |" in filled
+
+
+def test_text_cells_of_a_notebook_are_filled_and_nothing_else_changes(tmp_path: Path) -> None:
+    ends = [{"stage": s, "mIoU": 0.5, "mAP": 0.25, "AP50": 0.375, "Top-1": 1.0} for s in ("seg", "seg", "det")]
+    record = {"evaluations": ends, "minutes_by_stage": {"seg": 1.25, "det": 2.0}}
+    (tmp_path / "quickstart.json").write_text(json.dumps(record))
+    table = "<!-- table quickstart -->\n<!-- end -->"
+    cells = [nbformat.v4.new_markdown_cell(f"Before.\n\n{table}"), nbformat.v4.new_code_cell(f'"""{table}"""')]
+    path = tmp_path / "n.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    path.write_text(filled(path, tmp_path))
+    text, program = nbformat.read(path, as_version=4).cells
+    assert "| seg | 0.500 | 0.250 | 0.375 | 1.000 | 1.2 |\n| det |" in text.source
+    assert program.source == cells[1].source
+    assert filled(path, tmp_path) == path.read_text()
 
 
 def test_the_ablation_shows_what_each_remedy_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
