@@ -28,7 +28,7 @@ from data.synthetic import patch, scene
 from engine.evaluation.draw import OPACITY, colour_of, draw
 from engine.evaluation.evaluate import Model
 from engine.evaluation.pictures import LARGEST_DOWNLOAD, opened
-from engine.evaluation.prediction import SCORE, Prediction, predict
+from engine.evaluation.prediction import Prediction, predict
 from engine.predict import complaint, load_model
 from engine.storage.device import pick_device
 from engine.storage.errors import UserError, first_line, run_cli
@@ -50,8 +50,8 @@ SWITCHES = ("boxes", "masks", "label")
 class View:
     """What of a prediction is shown: the switches that are on, least score of a box, opacity of the regions, 0..1."""
 
+    score: float
     on: frozenset[str] = frozenset(SWITCHES)
-    score: float = SCORE
     opacity: float = OPACITY
 
 
@@ -157,26 +157,26 @@ def page(models: Mapping[str, Model], examples: Sequence[Path]) -> Any:
         with gr.Row():
             with gr.Column(min_width=320):
                 inputs = controls(gr, list(models), examples)
-            columns = [column(gr, name) for name in models]
+            columns = {name: column(gr, name) for name in models}
+            scores = [least_score(gr, columns[name][0], model.threshold) for name, model in models.items()]
         memory = gr.State((None, {}), time_to_live=IDLE_SECONDS)
 
         def update(
-            path: str | None, names: list[str], on: list[str], score: float, opacity: float, memory: Memory
+            path: str | None, names: list[str], on: list[str], opacity: float, memory: Memory, *scores: float
         ) -> list[Any]:
             try:
                 memory = recall(models, memory, path, names)
             except Exception as error:
                 raise gr.Error(refusal(str(path), error), print_exception=False) from None
-            view = View(frozenset(on), score, opacity)
+            views = {name: View(score, frozenset(on), opacity) for name, score in zip(models, scores)}
             seen = {name: memory[1].get(name) for name in names}
-            return [memory, *(cell for name in models for cell in cells(gr, name in seen, seen.get(name), view))]
+            return [memory, *(cell for n in models for cell in cells(gr, n in seen, seen.get(n), views[n]))]
 
-        picture, names, on, score, opacity = inputs
         gr.on(
-            [picture.change, names.change, on.change, score.change, opacity.change],
+            [control.change for control in (*inputs, *scores)],
             update,
-            [*inputs, memory],
-            [memory, *(cell for cells in columns for cell in cells)],
+            [*inputs, memory, *scores],
+            [memory, *(cell for column in columns.values() for cell in column)],
             api_name="look",
             trigger_mode="always_last",
             show_progress="minimal",
@@ -185,7 +185,7 @@ def page(models: Mapping[str, Model], examples: Sequence[Path]) -> Any:
 
 
 def controls(gr: ModuleType, names: list[str], examples: Sequence[Path]) -> list[Any]:
-    """The left column: picture, names of the networks, switches, score, opacity."""
+    """The left column: picture, names of the networks, switches, opacity."""
     sources = ["upload", "clipboard", "webcam"]
     picture = gr.Image(label="picture", sources=sources, type="filepath", height=320)
     # A file is read by `read`, within the limits of this project; Gradio would decode it first.
@@ -193,9 +193,8 @@ def controls(gr: ModuleType, names: list[str], examples: Sequence[Path]) -> list
     gr.Examples([[str(path)] for path in examples], picture, label="drawn examples", cache_examples=False)
     chosen = gr.CheckboxGroup(names, value=names, label="weights", visible=len(names) > 1)
     on = gr.CheckboxGroup(list(SWITCHES), value=list(SWITCHES), label="show")
-    score = gr.Slider(0, 1, SCORE, step=0.01, label="least score of a box")
     opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="opacity of the masks")
-    return [picture, chosen, on, score, opacity]
+    return [picture, chosen, on, opacity]
 
 
 def column(gr: ModuleType, name: str) -> list[Any]:
@@ -206,6 +205,12 @@ def column(gr: ModuleType, name: str) -> list[Any]:
         line = gr.HTML()
         labels = gr.Label(label="label", num_top_classes=LIKELIEST)
     return [whole, drawing, line, labels]
+
+
+def least_score(gr: ModuleType, column: Any, threshold: float) -> Any:
+    """The slider below what one network found; a network has a scale of its own."""
+    with column:
+        return gr.Slider(0, 1, threshold, step=0.01, label="least score of a box")
 
 
 def cells(gr: ModuleType, chosen: bool, seen: Seen | None, view: View) -> list[Any]:

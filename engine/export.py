@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.storage.checkpoint import load_model
+from engine.storage.checkpoint import load_model, read_threshold
 from engine.storage.errors import UserError, run_cli
 from engine.storage.files import write_bytes
 from models.deploy import Deployed, Final
@@ -58,6 +58,7 @@ class OnnxModel(nn.Module):
             about = json.loads(self.session.get_modelmeta().custom_metadata_map["onehead"])
             self.classes = {task: tuple(names) for task, names in about["classes"].items()}
             self.input_size = int(about["input_size"])
+            self.threshold = read_threshold(about)
         except Exception as error:  # the runtime raises many types for a file that is not what it says
             first = " ".join(str(error).split())[:120]
             raise UserError(f"{path} is no OneHead model ({first}): give a file written by engine.export") from None
@@ -82,7 +83,7 @@ def export(model: OneHead, path: Path, opset: int = OPSET, half: bool = False) -
     if half:
         with quiet():
             proto = _import("onnxruntime.transformers.float16").convert_float_to_float16(proto, keep_io_types=True)
-    about = {"classes": model.classes, "input_size": model.input_size}
+    about = {"classes": model.classes, "input_size": model.input_size, "threshold": model.threshold}
     _import("onnx.helper").set_model_props(proto, {"onehead": json.dumps(about)})
     try:
         write_bytes(path, proto.SerializeToString())

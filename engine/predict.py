@@ -32,7 +32,7 @@ from data.images import IMAGE_SUFFIXES
 from engine.evaluation.draw import draw
 from engine.evaluation.evaluate import Model
 from engine.evaluation.pictures import is_url, opened
-from engine.evaluation.prediction import SCORE, Prediction, predict
+from engine.evaluation.prediction import Prediction, predict
 from engine.export import OnnxModel, is_onnx
 from engine.storage import checkpoint
 from engine.storage.device import pick_device
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders of images, or URLs")
     parser.add_argument("--weights", required=True, help="checkpoint of the model, or its .onnx export")
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder of the results (%(default)s)")
-    parser.add_argument("--score", type=fraction, default=SCORE, help="least score of a box, 0..1 (%(default)s)")
+    parser.add_argument("--score", type=fraction, help="least score of a box, 0..1 (the weights' own threshold)")
     args = parser.parse_args(argv)
     wanted = list(sources(args.images, args.out))
     check_out(args.out, args.images)
@@ -70,7 +70,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     return OnnxModel(path) if is_onnx(path) else checkpoint.load_model(path, device)
 
 
-def predict_all(model: Model, wanted: Sequence[tuple[str, str]], out: Path, score: float) -> list[str]:
+def predict_all(model: Model, wanted: Sequence[tuple[str, str]], out: Path, score: float | None) -> list[str]:
     """Predict and draw each (name, source) into `out`; returns a sentence on each that failed."""
     results: dict[str, Any] = {}
     failed: list[str] = []

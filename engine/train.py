@@ -28,13 +28,13 @@ from accelerate.utils import set_seed
 from engine.evaluation.metrics import HEADLINE
 from engine.pretrain import pretrain
 from engine.report.chain import write_report
+from engine.report.curves import plot_panels
 from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config, to_dict
 from engine.settings.options import build_parser, to_config
 from engine.storage.checkpoint import build_model, load, load_model
 from engine.storage.device import keep_freed_memory
 from engine.storage.errors import UserError, noted, run_cli
 from engine.storage.files import first_process, run_lock, write_text
-from engine.tracking.plots import plot_forgetting
 from engine.training.changed_data import check_data
 from engine.training.run import JOINT, SUMMARY, Run, headline
 from engine.training.stage import StageLoop
@@ -99,7 +99,7 @@ def train_in(folder: Path, config: Config, stage: str, resume: bool, overfit: in
         return {}
     summary = run.write_summary()
     with noted("no plot is drawn"):
-        plot_forgetting(run.tracker.rows, folder / "forgetting.png")
+        plot_panels(run.tracker.rows, {}, folder / "forgetting.png")
     with noted("no report is written"):
         write_report(folder)
     run.tracker.close(summary["tasks"])

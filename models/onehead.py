@@ -11,6 +11,7 @@ from models.backbones import BACKBONES, image_statistics
 from models.head import Outputs, Queries, QueryHead
 from models.neck import FPN
 from models.norms import accept_single_values
+from models.postprocess import THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class OneHead(nn.Module):
         classes: class names by task, keys "det", "seg" (background first) and "cls"; index = label.
         input_size: side S of the square input it is deployed at, a multiple of 32.
     """
+
+    threshold: float = THRESHOLD
+    """Least score of a box that is shown; every network has its own scale (`scripts.measure_threshold`)."""
 
     mean: Tensor
     std: Tensor | None

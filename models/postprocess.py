@@ -19,6 +19,8 @@ SAME = 0.6
 """Boxes of one class that overlap by more than this IoU are one object, found twice."""
 TWICE = 0.01
 """What is left of the score of the less sure one."""
+THRESHOLD = 0.4
+"""Boxes of a lower score are not shown, by networks whose own threshold was not measured."""
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Write the tables of README.md, report.md and docs/search-log.md: `python -m scripts.fill_tables`.
+"""Write the tables of README.md, report.md, docs/search-log.md and colab.ipynb: `python -m scripts.fill_tables`.
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`; its content is made here from results/ alone, so
 text and records cannot drift apart. `--check` writes nothing and fails where they have.
@@ -12,7 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import nbformat
+
 from engine.storage.errors import UserError, run_cli
+from scripts.report.headlines import first, headline, scores, stages
 from scripts.report.tables import (
     ablation,
     alone,
@@ -21,7 +24,6 @@ from scripts.report.tables import (
     classes,
     comparison,
     folds,
-    headline,
     held,
     runs,
     search,
@@ -30,7 +32,7 @@ from scripts.report.tables import (
 )
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "report.md", "docs/search-log.md")
+PAGES = ("README.md", "report.md", "docs/search-log.md", "colab.ipynb")
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -64,6 +66,10 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "benchmark": speed,
     "runs": lambda path: runs(path.parent),
     "headline": lambda path: headline(path.parent / "final"),
+    "quickstart": stages,
+    "stages": lambda path: stages(path.parent / "final" / "onehead-all-s0"),
+    "scores": lambda path: scores(path.parent / "classes"),
+    "first": lambda path: first(path.parent),
     "folds": lambda path: folds(path.parent / "diagnosis"),
     "alone": lambda path: alone(path.parent),
 }
@@ -82,6 +88,17 @@ def fill(text: str, results: Path) -> str:
     return BLOCK.sub(table, text)
 
 
+def filled(path: Path, results: Path) -> str:
+    """The text of a page with all its tables made anew; of a notebook, those of its text cells."""
+    if path.suffix != ".ipynb":
+        return fill(path.read_text(), results)
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = fill(cell.source, results)
+    return f"{nbformat.writes(notebook)}\n"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Fill in the tables of all pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     for path in (ROOT / name for name in PAGES if (ROOT / name).exists()):
         before = path.read_text()
-        after = fill(before, ROOT / "results")
+        after = filled(path, ROOT / "results")
         if args.check and after != before:
             raise UserError(f"{path.relative_to(ROOT)} differs from the records: run python -m scripts.fill_tables")
         if not args.check:

@@ -13,15 +13,18 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 
-from matplotlib.cbook import get_sample_data
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from engine.predict import draw, load_model, predict
+from engine.predict import load_model
+from engine.report.curves import plot_panels
 from engine.storage.errors import UserError, run_cli
-from engine.tracking.plots import plot_comparison, plot_forgetting, plot_pretraining
+from engine.tracking.plots import plot_comparison, plot_pretraining
 from scripts.report.architecture import draw_architecture
+from scripts.report.pictures import SHOWN, ranked, side_by_side
+from scripts.report.tables import OWN, RECIPE
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "figures"
@@ -32,9 +35,14 @@ def stage0(record: Path, path: Path) -> None:
     plot_pretraining(json.loads(record.read_text())["passes"], path)
 
 
-def forgetting(record: Path, path: Path) -> None:
-    """Forgetting curves of one chain."""
-    plot_forgetting(json.loads(record.read_text())["curve"], path)
+def forgetting(folder: Path, path: Path) -> None:
+    """Forgetting curves of the recipe's chains, seed 0 bold, beside the mean of the single-task networks."""
+    results = [json.loads(file.read_text()) for file in cells(folder)]
+    curves = [r["curve"] for r in results if r["variant"] == RECIPE]
+    alone = {
+        m: [r["rows"][-1][m] for r in results if (r["variant"], r["stage"]) == ("single-task", OWN[m])] for m in OWN
+    }
+    plot_panels(curves[0], {m: ("single-task", mean(values)) for m, values in alone.items()}, path, curves[1:])
 
 
 def comparison(folder: Path, path: Path) -> None:
@@ -49,18 +57,23 @@ def architecture(record: Path, path: Path) -> None:
 
 
 def prediction(weights: Path, path: Path) -> None:
-    """What the final model sees in a portrait in the public domain that comes with matplotlib."""
-    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
-        picture = image.convert("RGB")
-    draw(picture, predict(load_model(weights), picture)).save(path)
+    """What the best model sees in the freely licensed pictures in which it errs least."""
+    side_by_side(ranked(load_model(weights))[:SHOWN]).save(path)
 
 
+def failures(weights: Path, path: Path) -> None:
+    """What it sees in the others."""
+    side_by_side(ranked(load_model(weights))[SHOWN:]).save(path)
+
+
+BEST = "weights/onehead_lite0.pt"
 FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "stage0": ("results/stage0.json", stage0),
-    "forgetting": ("results/final/onehead-all-s0.json", forgetting),
+    "forgetting": ("results/final", forgetting),
     "comparison": ("results/compare", comparison),
     "architecture": ("results/benchmark.json", architecture),
-    "prediction": ("weights/onehead.pt", prediction),
+    "prediction": (BEST, prediction),
+    "failures": (BEST, failures),
 }
 """Name, the record or folder of records that it shows, and how it is drawn."""
 
@@ -90,7 +103,7 @@ def make(name: str, root: Path, path: Path) -> None:
         image.load()
     info = PngInfo()
     info.add_text("record", digest(record))
-    image.convert("RGB").quantize(64).save(path, pnginfo=info, optimize=True)
+    image.convert("RGB").quantize(128).save(path, pnginfo=info, optimize=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

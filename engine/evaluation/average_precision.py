@@ -83,6 +83,19 @@ class DetectionTally:
             for k, name in enumerate(self.classes + self.unknown)
         }
 
+    def hits(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Scores (n,) of the detections of known classes, surest first, and whether each one is right.
+
+        Right: the first to overlap a box of its class by an IoU of .50. Detections of crowds do not count.
+        """
+        known = [e for e in self._matched.evalImgs if e and e["aRng"] == self._matched.params.areaRng[0]]
+        known = [e for e in known if e["category_id"] < len(self.classes)]
+        counted = [~np.asarray(e["dtIgnore"][0], dtype=bool) for e in known]
+        scores = np.concatenate([np.zeros(0), *(np.asarray(e["dtScores"])[c] for e, c in zip(known, counted))])
+        right = np.concatenate([np.zeros(0, bool), *(e["dtMatches"][0][c] > 0 for e, c in zip(known, counted))])
+        order = np.argsort(-scores, kind="stable")
+        return scores[order], right[order]
+
     @cached_property
     def _matched(self) -> COCOeval:
         """The pycocotools evaluator, detections matched to boxes in every image; image id = position."""

@@ -37,6 +37,7 @@ class Model(Protocol):
 
     classes: dict[str, tuple[str, ...]]
     input_size: int
+    threshold: float
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """Outputs for images (B, 3, S, S) in 0..1."""

@@ -19,9 +19,6 @@ from engine.evaluation.pictures import AnyPicture, rgb_picture
 from models.boxes import to_xyxy
 from models.postprocess import detections
 
-SCORE = 0.3
-"""Boxes that are less sure are not shown."""
-
 
 @dataclass(frozen=True)
 class Box:
@@ -80,9 +77,10 @@ def network_input(image: Image.Image, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: Model, picture: AnyPicture, score: float = SCORE) -> Prediction:
-    """Run a model on a picture of any size and kind (see `engine.evaluation.pictures`); boxes from `score` on are kept.
+def predict(model: Model, picture: AnyPicture, score: float | None = None) -> Prediction:
+    """Run a model on a picture of any size and kind (see `engine.evaluation.pictures`).
 
+    score: boxes from here on are kept; None: from the model's own threshold on.
     Boxes are in pixels of the picture as given; of a file or URL, held upright. Raises DataError and ValueError for
     what is no picture.
     """
@@ -90,7 +88,7 @@ def predict(model: Model, picture: AnyPicture, score: float = SCORE) -> Predicti
     device = getattr(model, "mean", torch.zeros(())).device  # an ONNX file has no weights that lie anywhere
     outputs = model(network_input(image, model.input_size).to(device))
     found = detections(outputs)[0]
-    sure = found["scores"] >= score
+    sure = found["scores"] >= (model.threshold if score is None else score)
     corners = (to_xyxy(found["boxes"]) * found["boxes"].new_tensor(image.size * 2))[sure].tolist()
     names = [model.classes["det"][int(k)] for k in found["labels"][sure]]
     boxes = [Box(n, s, tuple(c)) for n, s, c in zip(names, found["scores"][sure].tolist(), corners)]

@@ -19,7 +19,7 @@ from engine.report.curves import loss_terms, plot_panels
 from engine.report.page import chart, plain, render
 from engine.settings.config import changed_settings
 from engine.storage.files import write_text
-from engine.tracking.dashboard import SURE
+from models.postprocess import THRESHOLD
 
 REPORT = "report.html"
 PLACES = ("name", "runs")
@@ -58,7 +58,7 @@ def report_values(folder: Path, alone: Mapping[str, float | None]) -> Values:
         "stages": stages,
         "losses": loss_terms(rows),
         "pictures": picture_rows(records),
-        "sure": SURE,
+        "threshold": next((record.get("threshold", THRESHOLD) for record in records.values()), THRESHOLD),
         "settings": {key: tuple(map(plain, pair)) for key, pair in changed.items() if key not in PLACES},
     }
 

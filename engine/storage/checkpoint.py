@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from engine.storage.errors import UserError, first_line
 from engine.storage.files import cannot_write
 from models.backbones import BACKBONES
 from models.onehead import ModelConfig, OneHead
+from models.postprocess import THRESHOLD
 from models.pretrained_backbone import PretrainedBackbone
 
 FORMAT = "onehead/1"
@@ -85,11 +87,12 @@ def stored_zip(path: Path) -> bool:
 
 
 def model_content(model: OneHead) -> dict[str, Any]:
-    """What is needed to rebuild a model: weights, shape, classes, input size."""
+    """What is needed to rebuild a model: weights, shape, classes, input size, threshold of its boxes."""
     return {
         "model": model.state_dict(),
         "architecture": asdict(model.config),
         "input_size": model.input_size,
+        "threshold": model.threshold,
         "classes": {task: list(names) for task, names in model.classes.items()},
     }
 
@@ -102,6 +105,7 @@ def build_model(content: dict[str, Any], source: str) -> OneHead:
             check_shapes(OneHead(*shape).state_dict(), content["model"])
         model = OneHead(*shape)
         model.load_state_dict(content["model"])
+        model.threshold = read_threshold(content)
     except Exception as error:  # a network built from values that make no sense can raise anything
         first = " ".join(str(error).split())[:200]
         raise UserError(
@@ -114,6 +118,14 @@ def build_model(content: dict[str, Any], source: str) -> OneHead:
 def read_shape(content: dict[str, Any]) -> ModelConfig:
     """Shape of a checkpoint's network; one without `exclusive` is from before the per-class sigmoid."""
     return ModelConfig(**{"exclusive": True, **content["architecture"]})
+
+
+def read_threshold(content: Mapping[str, Any]) -> float:
+    """Least score of a box that is shown, as a file holds it; one without is from before it was measured."""
+    threshold = float(content.get("threshold", THRESHOLD))
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold {threshold} is no score")
+    return threshold
 
 
 def check_shapes(own: dict[str, Tensor], found: dict[str, Tensor]) -> None:

@@ -25,8 +25,6 @@ from models.postprocess import detections
 
 REMEDIES = ("replay_", "lwf_", "distill_", "hold", "recall", "ewc", "l2sp")
 """How the names of remedies' loss terms begin."""
-SURE = 0.3
-"""Score from which on a box is drawn."""
 
 
 class Dashboard:
@@ -81,11 +79,12 @@ class Dashboard:
         for task, image in evaluator.first_images(2):
             outputs = model(image[None].to(model.mean.device))
             label = model.classes["cls"][int(outputs["pred_class"][0].argmax())]
+            boxes = box_data(outputs, boxes_of, model.threshold)
             mask = predicted_mask(outputs["pred_masks"][0].cpu(), (image.shape[-2], image.shape[-1]))
             yield self.wandb.Image(
                 image,
                 caption=f"{task}: {label}",
-                boxes={"predictions": {"box_data": box_data(outputs, boxes_of), "class_labels": boxes_of}},
+                boxes={"predictions": {"box_data": boxes, "class_labels": boxes_of}},
                 masks={"predictions": {"mask_data": mask.numpy(), "class_labels": classes_of}},
             )
         model.train(was)
@@ -116,10 +115,10 @@ def panels(row: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
     return found
 
 
-def box_data(outputs: dict[str, Any], names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """The boxes of one image that the model is sure of, as wandb draws them."""
+def box_data(outputs: dict[str, Any], names: Mapping[int, str], threshold: float) -> list[dict[str, Any]]:
+    """The boxes of one image from a score on, as wandb draws them."""
     found = detections(outputs)[0]
-    sure = found["scores"] >= SURE
+    sure = found["scores"] >= threshold
     boxes, labels, scores = to_xyxy(found["boxes"])[sure], found["labels"][sure], found["scores"][sure]
     return [
         {

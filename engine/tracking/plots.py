@@ -28,37 +28,6 @@ def pyplot() -> Any:
     return pyplot
 
 
-def plot_forgetting(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw every metric over all epochs of a run, stage borders marked; a falling curve is forgetting."""
-    plt = pyplot()
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    lengths: dict[str, int] = {}
-    for row in rows:
-        lengths[row["stage"]] = max(row["epoch"], lengths.get(row["stage"], 0))
-    begins = {stage: sum(list(lengths.values())[:i]) for i, stage in enumerate(lengths)}
-    evaluated = [(begins[r["stage"]] + r["epoch"], r) for r in rows if any(m in r for m, *_ in CURVES)]
-    for metric, marker, line, colour in CURVES:
-        points = [(x, r[metric]) for x, r in evaluated if r.get(metric) is not None]
-        if points:
-            axes.plot(*zip(*points), marker=marker, linestyle=line, color=colour, label=metric, markersize=5)
-    highest = max((r[m] or 0.0 for _, r in evaluated for m, *_ in CURVES if m in r), default=1.0)
-    for stage, begin in begins.items():
-        middle, above = begin + (lengths[stage] + 1) / 2, axes.get_xaxis_transform()
-        axes.text(middle, 1.02, f"stage {stage}", ha="center", va="bottom", transform=above)
-        if begin:
-            axes.axvline(begin + 0.5, color="0.5", linewidth=1)
-    axes.set(
-        xlabel="epoch of the run",
-        ylabel="score on the evaluation set",
-        ylim=(0, min(1.02, max(0.1, 1.15 * highest))),
-        xlim=(0.5, sum(lengths.values()) + 0.5),
-    )
-    axes.grid(axis="y", color="0.9")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
 def plot_comparison(results: Sequence[dict[str, Any]], path: Path | BytesIO) -> None:
     """Draw, metric by metric, where every variant ends (filled, one mark a seed) and what it had after its own stage.
 

@@ -22,7 +22,6 @@ from engine.evaluation.draw import colour_of
 from engine.evaluation.evaluate import Evaluation, Model
 from engine.evaluation.metrics import predicted_mask
 from engine.evaluation.prediction import network_input
-from engine.tracking.dashboard import SURE
 from models.boxes import to_xyxy
 from models.postprocess import detections
 
@@ -36,13 +35,14 @@ Size = tuple[int, int]
 
 
 def stage_record(evaluation: Evaluation, task_sets: Mapping[Task, TaskSet], model: Model) -> dict[str, Any]:
-    """Plain values: the sets, the classes' scores by task, pictures as annotated and as predicted.
+    """Plain values: the sets, the classes' scores by task, pictures as annotated and predicted, the boxes' threshold.
 
     model: the stage's, in eval mode.
     """
     return {
         "sets": {task: {"split": s.split, "images": len(s.records)} for task, s in task_sets.items()},
         "classes": {task: existing(tally.per_class()) for task, tally in evaluation.per_image.items()},
+        "threshold": model.threshold,
         "pictures": [picture(task_sets[task], index, model) for task, index in chosen(task_sets)],
     }
 
@@ -106,7 +106,7 @@ def predicted(model: Model, image: Image.Image, small: Size) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "det" in known and "pred_boxes" in outputs:
         best = {name: values.cpu() for name, values in detections(outputs)[0].items()}
-        sure = best["scores"] >= SURE
+        sure = best["scores"] >= model.threshold
         corners = to_xyxy(best["boxes"])[sure]
         found["boxes"] = boxes(corners, best["labels"][sure], best["scores"][sure], known["det"], small)
     if "seg" in known and "pred_masks" in outputs:

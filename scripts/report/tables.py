@@ -27,7 +27,6 @@ RUNS = {
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
     "final/onehead-all-s0.json": "real sets, `configs/default.yaml`",
     "final-375k/onehead-all-s0.json": "`configs/strict.yaml`, from stage 0 after 375,040 views",
-    "final-mosaics/onehead-all-s0.json": "the same from the stage 0 before the teacher",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""
@@ -129,25 +128,6 @@ def alone(results: Path) -> str:
         seeds = counts[0] if len(set(counts)) == 1 else ", ".join(counts)
         rows.append([title, seeds, *values, minutes, memory(singles), singles[0]["machine"]])
     return "\n".join(markdown(rows))
-
-
-def headline(folder: Path) -> str:
-    """One row a metric: each task alone, right after its own stage and at the end of the chain, and what changed."""
-    cells = {(r["variant"], r["stage"], r["seed"]): r["rows"] for r in grid(folder)}
-    chains = {seed: rows for (variant, _, seed), rows in cells.items() if variant == RECIPE}
-    rows = [["", "alone", "after its own stage", "at the end", "end against alone", "end against own stage"]]
-    for metric, stage in OWN.items():
-        alone = [cells["single-task", stage, seed][-1][metric] for seed in chains]
-        own = [next(row[metric] for row in chain if row["stage"] == stage) for chain in chains.values()]
-        end = [chain[-1][metric] for chain in chains.values()]
-        rows.append([metric, number(alone), number(own), number(end), change(alone, end), change(own, end)])
-    return "\n".join(markdown(rows))
-
-
-def change(before: Sequence[float], after: Sequence[float]) -> str:
-    """Mean relative change, and that of every seed."""
-    relative = [100 * (b / a - 1) for a, b in zip(before, after, strict=True)]
-    return f"{statistics.mean(relative):+.1f} % ({', '.join(f'{r:+.1f}' for r in relative)})"
 
 
 def search(folder: Path) -> str:

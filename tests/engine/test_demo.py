@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -68,21 +69,21 @@ def test_a_network_runs_once_for_a_picture_whatever_is_shown_of_it(tmp_path: Pat
 
 def test_switches_and_sliders_say_what_is_drawn() -> None:
     seen = look(Sees(), grey())  # type: ignore[arg-type]
-    drawn, line = shown(seen, View())
+    drawn, line = shown(seen, View(0.3))
     assert drawn.size == (480, 320)
     assert drawn.getpixel(RIGHT_EDGE) == colour_of(2)
     assert drawn.getpixel(RIGHT_HALF) == pytest.approx([0.55 * 100 + 0.45 * c for c in colour_of(1)], abs=1)
     assert "1 box " in line
     assert "cat 50%" in line
-    without_boxes, line = shown(seen, View(on=frozenset({"masks"}), opacity=1.0))
+    without_boxes, line = shown(seen, View(0.3, on=frozenset({"masks"}), opacity=1.0))
     assert without_boxes.getpixel((239, 80)) == GREY
     assert without_boxes.getpixel(RIGHT_HALF) == colour_of(1)
     assert "box" not in line
-    without_masks, line = shown(seen, View(on=frozenset({"boxes"})))
+    without_masks, line = shown(seen, View(0.3, on=frozenset({"boxes"})))
     assert without_masks.getpixel(RIGHT_EDGE) == colour_of(2)
     assert without_masks.getpixel(RIGHT_HALF) == GREY
     assert "cat" not in line
-    assert "0 boxes" in shown(seen, View(score=0.999))[1]
+    assert "0 boxes" in shown(seen, View(0.999))[1]
 
 
 def test_names_of_a_checkpoint_are_text_on_the_page() -> None:
@@ -144,6 +145,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("gradio", reason="needs the extra demo")
     folder = tmp_path_factory.mktemp("page")
     models: Any = {"one": Sees(), "two": Sees(), "meeting": Meeting()}
+    models["two"].threshold = 0.7
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         blocks = page(models, draw_examples(folder))
@@ -151,12 +153,18 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         blocks.close()
 
 
-def ask(address: str, picture: Path, names: list[str], on: tuple[str, ...] = ("boxes", "masks", "label")) -> Any:
-    """What the page's API answers to a new visitor."""
+def ask(
+    address: str,
+    picture: Path,
+    names: list[str],
+    on: tuple[str, ...] = ("boxes", "masks", "label"),
+    threshold: float = 0.3,
+) -> Any:
+    """What the page's API answers to a new visitor; threshold: of the boxes of "two"."""
     from gradio_client import Client, handle_file
 
     client = Client(address, verbose=False, download_files=picture.parent)
-    return client.predict(handle_file(str(picture)), names, list(on), 0.3, 0.45, api_name="/look")
+    return client.predict(handle_file(str(picture)), names, list(on), 0.45, 0.3, threshold, 0.3, api_name="/look")
 
 
 def test_two_networks_answer_side_by_side(address: str, tmp_path: Path) -> None:
@@ -168,6 +176,16 @@ def test_two_networks_answer_side_by_side(address: str, tmp_path: Path) -> None:
     )
     assert ["1 box " in line for line in lines] == [True, True, False]
     assert labels[1]["value"]["label"] == "b"
+
+
+def test_every_network_has_a_threshold_of_its_own(address: str, tmp_path: Path) -> None:
+    grey().save(tmp_path / "grey.png")
+    _, lines, _ = parts(ask(address, tmp_path / "grey.png", ["one", "two"], threshold=0.999))
+    assert ["1 box " in line for line in lines] == [True, False, False]
+    assert "0 boxes" in lines[1]
+    configured = json.loads(urllib.request.urlopen(f"{address}config").read())["components"]
+    sliders = [c["props"] for c in configured if c["props"].get("label") == "least score of a box"]
+    assert [slider["value"] for slider in sliders] == [0.3, 0.7, 0.3]
 
 
 def test_the_pages_refusal_is_the_projects_sentence(address: str, too_large: Path, tmp_path: Path) -> None:
@@ -228,7 +246,8 @@ def test_in_a_browser_a_picture_goes_in_and_an_overlay_comes_out(address: str, t
         answer = window.request.get(str(overlay.get_attribute("src")))
         (tmp_path / "overlay.jpg").write_bytes(answer.body())
         window.screenshot(path=tmp_path / "page.png", full_page=True)
-        window.get_by_label("number input for least score of a box").fill("0.999")
+        for slider in (0, 1):
+            window.get_by_label("number input for least score of a box").nth(slider).fill("0.999")
         window.get_by_text("0 boxes").nth(1).wait_for()
         window.get_by_label("label", exact=True).uncheck()
         window.get_by_text("95%").first.wait_for(state="hidden")

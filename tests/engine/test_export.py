@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # as if trained: an untrained network gives the same everywhere
             module.momentum = None
+    model.threshold = 0.61
     model.train()(torch.rand(8, 3, SIZE, SIZE))
     save(path / "model.pt", model_content(model))
     assert main(["--weights", str(path / "model.pt")]) == 0
@@ -70,6 +71,7 @@ def test_the_file_carries_classes_and_size_and_passes_the_checker(folder: Path) 
     exported = OnnxModel(folder / "model.onnx")
     assert exported.classes == CLASSES
     assert exported.input_size == SIZE
+    assert exported.threshold == 0.61
 
 
 def test_eval_scores_the_export_as_it_scores_the_checkpoint(

@@ -68,6 +68,7 @@ def test_a_picture_of_the_networks_size_is_read_as_evaluation_reads_it(model: On
 class Sees:
     """Says the same of every picture: one sure box in the upper left quarter, class 1 on the right half."""
 
+    threshold = 0.3
     input_size, mean, classes = 32, torch.zeros(1), {"det": ("cat", "dog"), "seg": ("back", "cat"), "cls": ("a", "b")}
 
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -99,6 +100,8 @@ def test_the_score_limits_the_boxes(model: OneHead) -> None:
     middle = every[len(every) // 2].score
     assert all(b.score >= middle for b in predict(model, photo(), score=middle).boxes)
     assert predict(model, photo(), score=1.1).boxes == []
+    model.threshold = middle
+    assert predict(model, photo()).boxes == predict(model, photo(), score=middle).boxes
 
 
 def test_regions_are_shares_of_the_picture() -> None:

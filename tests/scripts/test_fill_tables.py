@@ -4,11 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from engine.storage.errors import UserError
-from scripts.fill_tables import fill, main
-from scripts.report import tables
+from scripts.fill_tables import fill, filled, main
+from scripts.report import headlines, tables
 
 
 def result(stage: str, variant: str, seed: int, **scores: float) -> dict[str, object]:
@@ -120,6 +121,32 @@ def test_the_headline_compares_the_end_with_each_task_alone_and_after_its_own_st
     filled = fill("<!-- table headline -->\n<!-- end -->\n", tmp_path)
     assert "| mIoU | 0.200 | 0.200 | 0.150 | -25.0 % (-25.0) | -25.0 % (-25.0) |" in filled
     assert "| AP50 | 0.100 | 0.100 | 0.120 | +20.0 % (+20.0) | +20.0 % (+20.0) |" in filled
+
+
+def test_the_first_table_shows_recipes_beside_each_task_alone_where_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [result("all", "onehead", seed, mIoU=0.3 + seed / 10, mAP=0.1, AP50=0.2, Top_1=0.8) for seed in (0, 1)]
+    write(tmp_path / "final", *ends, result("seg", "single-task", 0, mIoU=0.31), result("all", "finetune", 0, mIoU=0.0))
+    monkeypatch.setattr(headlines, "FIRST", {"final": ("Lite0", "strict")})
+    filled = fill("<!-- table first -->\n<!-- end -->\n", tmp_path)
+    assert "| backbone | replay | seeds | mIoU | mAP | AP50 | Top-1 |" in filled
+    assert "| Lite0 | strict | 2 | 0.350 (0.310) | 0.100 | 0.200 | 0.800 |" in filled
+
+
+def test_text_cells_of_a_notebook_are_filled_and_nothing_else_changes(tmp_path: Path) -> None:
+    ends = [{"stage": s, "mIoU": 0.5, "mAP": 0.25, "AP50": 0.375, "Top-1": 1.0} for s in ("seg", "seg", "det")]
+    record = {"evaluations": ends, "minutes_by_stage": {"seg": 1.25, "det": 2.0}}
+    (tmp_path / "quickstart.json").write_text(json.dumps(record))
+    table = "<!-- table quickstart -->\n<!-- end -->"
+    cells = [nbformat.v4.new_markdown_cell(f"Before.\n\n{table}"), nbformat.v4.new_code_cell(f'"""{table}"""')]
+    path = tmp_path / "n.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    path.write_text(filled(path, tmp_path))
+    text, program = nbformat.read(path, as_version=4).cells
+    assert "| seg | 0.500 | 0.250 | 0.375 | 1.000 | 1.2 |\n| det |" in text.source
+    assert program.source == cells[1].source
+    assert filled(path, tmp_path) == path.read_text()
 
 
 def test_the_ablation_shows_what_each_remedy_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

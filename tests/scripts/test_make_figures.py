@@ -35,6 +35,28 @@ def test_a_figure_of_a_grid_is_of_all_its_cells(tmp_path: Path) -> None:
     assert len({one, both, digest(tmp_path)}) == 3
 
 
+def test_forgetting_is_of_every_seed_of_the_recipe_beside_the_mean_of_networks_that_learn_one_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (1, 0):
+        ends = {"mIoU": 0.2 + seed / 10, "mAP": 0.1, "AP50": 0.3, "Top-1": 0.8}
+        for variant, stage in (
+            ("onehead", "all"),
+            ("finetune", "all"),
+            *(("single-task", s) for s in ("seg", "det", "cls")),
+        ):
+            curve = [{"stage": stage, "epoch": 1, "seed": f"{variant} {seed}"}]
+            record = {"variant": variant, "stage": stage, "rows": [ends], "curve": curve}
+            (tmp_path / f"{variant}-{stage}-s{seed}.json").write_text(json.dumps(record))
+    drawn = []
+    monkeypatch.setattr(make_figures, "plot_panels", lambda *given: drawn.append(given))
+    make_figures.forgetting(tmp_path, tmp_path / "x.png")
+    ((rows, references, _, others),) = drawn
+    assert [run[0]["seed"] for run in (rows, *others)] == ["onehead 0", "onehead 1"]
+    assert references["mIoU"] == ("single-task", pytest.approx(0.25))
+    assert references.keys() == {"mIoU", "mAP", "AP50", "Top-1"}
+
+
 def test_a_picture_without_digest_is_of_no_record(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     assert drawn_from(tmp_path / "a.png") == ""

@@ -144,6 +144,21 @@ def test_the_first_annotation_can_be_matched() -> None:
     assert tally([(truth(BOX), found(BOX))]).scores()["AR100"] == pytest.approx(1.0)
 
 
+def test_hits_are_right_boxes_of_known_classes_surest_first() -> None:
+    first = truth(BOX, FAR, crowd=[False, True])
+    boxes = [FAR, BOX, BOX, [0.0, 0.0, 5.0, 5.0]]
+    tally = DetectionTally(
+        (first, truth(labels=[])),
+        (found(*boxes, scores=[0.95, 0.8, 0.7, 0.6]), found(BOX, scores=[0.9])),
+        ("a",),
+        ("unknown",),
+    )
+    scores, right = tally.hits()
+    assert scores.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.6])  # the one on the crowd does not count
+    assert right.tolist() == [False, True, False, False]  # an object is found once
+    assert DetectionTally((truth(),), (found(),), ("a",)).hits()[0].size == 0
+
+
 def test_every_image_needs_its_detections() -> None:
     with pytest.raises(ValueError, match="2 images but detections of 1"):
         DetectionTally((truth(), truth()), (found(),), ("cat",))

@@ -12,6 +12,7 @@ import pytest
 from engine.report.chain import commands, drop_rows, write_report
 from engine.report.curves import loss_terms
 from engine.settings.config import Config, changed_settings, to_dict
+from models.postprocess import THRESHOLD
 from tests.engine.report.outline import Outline
 
 SECTIONS = [
@@ -73,6 +74,8 @@ def test_the_same_eight_pictures_are_there_after_every_stage(untouched: Path) ->
     assert len(rows) == 8
     assert [re.findall(r"\((seg|det|cl)", row[0])[-1] for row in rows] == ["seg"] * 3 + ["det"] * 3 + ["cl"] * 2
     assert all("label: " in cell for row in rows for cell in row[1:])
+    text = " ".join((untouched / "report.html").read_text().split())
+    assert f"Boxes of a score below {THRESHOLD} and" in text
     photos = [a for a in outline.addresses if a.startswith("data:image/jpeg")]
     assert len(photos) == len(set(photos)) == 8  # each is in the page once
 

@@ -19,6 +19,7 @@ from engine.storage.checkpoint import FORMAT, build_model, load, load_model, loa
 from engine.storage.errors import UserError
 from engine.storage.files import write_text
 from models.onehead import ModelConfig, OneHead
+from models.postprocess import THRESHOLD
 
 CLASSES = {"det": ("cat", "dog"), "seg": ("background", "cat", "dog"), "cls": ("church", "golf ball")}
 SHAPE = ModelConfig(dim=32, heads=2, hidden=64, queries=5)
@@ -86,6 +87,15 @@ def test_half_precision_weights_load_as_float32(model: OneHead, tmp_path: Path) 
     again = load_model(tmp_path / "half.pt")
     assert {p.dtype for p in again.parameters()} == {torch.float32}
     assert torch.equal(again.head.projection.weight, model.head.projection.weight.half().float())
+
+
+def test_the_threshold_of_boxes_is_kept_and_older_files_have_the_usual_one(model: OneHead, tmp_path: Path) -> None:
+    content = model_content(model)
+    save(tmp_path / "a.pt", {**content, "threshold": 0.61})
+    assert load_model(tmp_path / "a.pt").threshold == 0.61
+    del content["threshold"]
+    save(tmp_path / "old.pt", content)
+    assert load_model(tmp_path / "old.pt").threshold == THRESHOLD
 
 
 def test_everything_plain_survives(tmp_path: Path) -> None:
@@ -185,6 +195,9 @@ def test_code_in_a_file_never_runs(tmp_path: Path, legacy: bool) -> None:
         ("classes", None),
         ("model", {}),
         ("model", None),
+        ("threshold", 1.5),
+        ("threshold", float("nan")),
+        ("threshold", "high"),
     ],
 )
 def test_an_architecture_that_does_not_fit_its_weights_is_refused(

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
 from engine.settings.config import TrackConfig
 from engine.storage.errors import UserError
-from engine.tracking.plots import plot_forgetting
 from engine.tracking.tracker import Tracker
 from engine.train import main
 from engine.training.run import drops
@@ -144,18 +142,3 @@ def test_drops_by_hand() -> None:
     assert table["seg"]["passed"]
     assert not table["det"]["passed"]  # 2 points, but 10 % of its base: both readings must hold
     assert table["cls"]["drop_points"] == 0
-
-
-def test_forgetting_curves_are_drawn(tmp_path: Path) -> None:
-    plot_forgetting(ROWS, tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width > 800
-        assert len(picture.convert("RGB").resize((200, 100)).getcolors(20_000)) > 50
-
-
-def test_curves_of_a_run_on_a_detection_set_alone(tmp_path: Path) -> None:
-    plot_forgetting([{"stage": "det", "epoch": k, "mAP": 0.1 * k, "AP50": 0.2 * k} for k in (1, 2)], tmp_path / "c.png")
-    with Image.open(tmp_path / "c.png") as picture:
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(100_000) or ()}
-    assert {(0xD5, 0x5E, 0x00), (0xCC, 0x79, 0xA7)} <= colours
-    assert (0x00, 0x72, 0xB2) not in colours  # mIoU's
