@@ -19,8 +19,8 @@ from data.types import Task, TaskSet
 from engine.evaluation.evaluate import Evaluator, Model
 from engine.evaluation.leakage import trained_on
 from engine.evaluation.metrics import SCORE_NAMES, ClassificationTally, SegmentationTally, Tally
-from engine.export import is_onnx
 from engine.predict import load_model
+from engine.speed.onnx_model import is_onnx
 from engine.storage.checkpoint import load, provenance
 from engine.storage.device import cpu_name, pick_device
 from engine.storage.errors import UserError, noted, run_cli

@@ -33,7 +33,7 @@ from engine.evaluation.draw import draw
 from engine.evaluation.evaluate import Model
 from engine.evaluation.pictures import is_url, opened
 from engine.evaluation.prediction import SCORE, Prediction, predict
-from engine.export import OnnxModel, is_onnx
+from engine.speed.onnx_model import OnnxModel, is_onnx
 from engine.storage import checkpoint
 from engine.storage.device import pick_device
 from engine.storage.errors import UserError, machine_fault, run_cli

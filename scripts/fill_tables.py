@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.storage.errors import UserError, run_cli
+from scripts.report.speed import exports, profiles, speed
 from scripts.report.tables import (
     ablation,
     alone,
@@ -25,7 +26,6 @@ from scripts.report.tables import (
     held,
     runs,
     search,
-    speed,
     starts,
 )
 
@@ -62,6 +62,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "backbones": backbones,
     "classes": classes,
     "benchmark": speed,
+    "profile-cpu": profiles,
+    "profile-gpu": profiles,
+    "exports": exports,
     "runs": lambda path: runs(path.parent),
     "headline": lambda path: headline(path.parent / "final"),
     "folds": lambda path: folds(path.parent / "diagnosis"),
