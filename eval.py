@@ -19,8 +19,9 @@ from data.types import Task, TaskSet
 from engine.evaluation.evaluate import Evaluator, Model
 from engine.evaluation.leakage import trained_on
 from engine.evaluation.metrics import SCORE_NAMES, ClassificationTally, SegmentationTally, Tally
-from engine.export import OnnxModel, is_onnx
-from engine.storage.checkpoint import load, load_model, provenance
+from engine.predict import load_model
+from engine.speed.onnx_model import is_onnx
+from engine.storage.checkpoint import load, provenance
 from engine.storage.device import cpu_name, pick_device
 from engine.storage.errors import UserError, noted, run_cli
 from engine.storage.files import own_json
@@ -78,13 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--data_root {args.data_root}: no such folder; run `python -m data.download --root data`")
     if args.json is not None and not own_json(Path(args.json), "per_class"):
         raise UserError(f"--json {args.json}: a file is there that is no earlier result; name another")
-    device = _device(args.device)
-    model: Model
-    content: dict[str, Any] = {}
-    if is_onnx(args.weights):
-        model, device = OnnxModel(args.weights), torch.device("cpu")
-    else:
-        model, content = load_model(args.weights, device), load(args.weights)
+    exported, device = is_onnx(args.weights), _device(args.device)
+    if exported:
+        device = torch.device("cpu")
+    model = load_model(args.weights, device)
+    content = {} if exported else load(args.weights)
     results: Results = {}
     leaked: Leaked = {}
     for task in tasks:

@@ -66,8 +66,12 @@ class Step:
     def append(self, examples: Examples) -> None:
         """Add images (3, S, S), each with its annotation as a batch of one, to the end of the batch."""
         images = torch.stack([image for image, _ in examples]).to(self.images)
-        self.images = torch.cat([self.images, images])
-        self.targets = Targets.cat([self.targets, *(targets.to(images.device) for _, targets in examples)])
+        self.add(images, Targets.cat([targets for _, targets in examples]).to(images.device))
+
+    def add(self, images: Tensor, targets: Targets) -> None:
+        """Add images (B, 3, S, S) and their annotations to the end of the batch, which stays in channels-last order."""
+        self.images = torch.cat([self.images, images]).contiguous(memory_format=torch.channels_last)
+        self.targets = Targets.cat([self.targets, targets])
 
     @torch.no_grad()
     def query_teacher(self, stage: Stage) -> Outputs:

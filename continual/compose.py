@@ -33,8 +33,7 @@ class Compose(Remedy):
         small = F.interpolate(step.images, scale_factor=0.5, mode="area")[order[: 4 * count].to(step.images.device)]
         a, b, c, d = (small[i::4] for i in range(4))
         composed = torch.cat([torch.cat([a, b], -1), torch.cat([c, d], -1)], -2)
-        step.images = torch.cat([step.images, composed])
-        step.targets = Targets.cat([step.targets, nothing_known(count, step.targets)])
+        step.add(composed, nothing_known(count, step.targets))
 
 
 def nothing_known(count: int, like: Targets) -> Targets:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -15,12 +13,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.types import TASKS
-from engine.export import FINAL, OnnxModel, check_packages
 from engine.speed import reference_models
-from engine.speed.reference_models import REFERENCE_MODELS
-from engine.speed.subprocess_function import SubprocessFunction
-from engine.speed.timing import Figures, Run, drawn_image, inference, summary, take_turns, time_training
-from engine.storage.checkpoint import load_model, model_content, save
+from engine.speed.exported import exported
+from engine.speed.onnx_model import check_packages
+from engine.speed.reference_models import DEPLOYED, REFERENCE_MODELS
+from engine.speed.timing import Figures, Run, inference, summary, take_turns, time_training
+from engine.storage.checkpoint import load_model
 from engine.storage.device import (
     DTYPES,
     Precision,
@@ -34,6 +32,16 @@ from engine.storage.errors import UserError, run_cli
 from models.backbones import BACKBONES
 from models.onehead import ModelConfig, OneHead, count_parameters
 
+OURS = {
+    "latency": "one image, to the final outputs",
+    "exported": "exported, ONNX Runtime, fp32",
+    "openvino": "exported, OpenVINO, fp32",
+    "exported_int8": "exported, ONNX Runtime, int8",
+    "openvino_int8": "exported, OpenVINO, int8",
+}
+"""This network by name of a run."""
+SIZES = ("", "_deployed")
+"""Endings of the names of runs: all at one size, each at the size it is deployed at."""
 MAX_PARAMETERS = 8_000_000
 MAX_LATENCY_MS = 150.0
 """The assignment's limits: parameters of the whole model; time of one 512 x 512 image on a Colab T4."""
@@ -49,8 +57,9 @@ mask and the label; decoding and resizing of the file are not in it. Give --weig
 network is trained, and only borders are interpolated. A training step is forward, loss, backward,
 clipping and AdamW on drawn targets, without data loading and without remedies against forgetting.
 What a user would pick instead is torchvision's LR-ASPP MobileNetV3-Large, SSDLite320 and MobileNetV3-Small, run one
-after the other on the same image, at the same precision, to the same outputs. All take turns, round by round, each
-called twice and timed once; a ratio is the median over rounds.
+after the other on the same image, at the same precision, to the same outputs; with --weights in the same run also at
+the sizes that each is deployed at. The exported model is run by ONNX Runtime and, where it is installed, OpenVINO. All
+take turns, round by round, each called twice and timed once; a ratio is the median over rounds.
 The last line of stdout is one JSON object."""
 
 
@@ -69,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--size", type=_positive, default=512, metavar="S", help=f"side of the input, a multiple of 32 {default}")
     add("--batch", type=_positive, default=8, metavar="N", help=f"images a training step {default}")
     add("--alone", action="store_true", help="leave out what a user would pick instead, and the exported model")
+    add("--int8", type=Path, metavar="FOLDER", help="also export in int8, calibrated on these pictures")
     add = parser.add_argument_group("where").add_argument
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help=f"auto: CUDA if there is one {default}")
     choices = ("auto", *DTYPES)
@@ -110,8 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs["latency"]()
     figures["inference_peak_mib"] = peak_memory(device)  # before there is anything else
     if not args.alone:
-        runs |= {name: reference_models.inference(name, device, args.size, dtype) for name in REFERENCE_MODELS}
-        runs["exported"] = exported(model, args.size)
+        deployed = load_model(args.weights, device) if args.weights else None
+        runs |= beside(model, deployed, dtype, args.int8)
+        figures |= {"deployed_size": deployed.input_size} if deployed else {}
     times = take_turns(runs, device, args.warmup, args.runs)
     for name, taken in times.items():
         figures |= summary(f"{name}_ms", taken)
@@ -168,38 +179,35 @@ def flops(model: OneHead, size: int, device: torch.device) -> int:
     return int(counter.get_total_flops())
 
 
-def exported(model: OneHead, size: int) -> Run:
-    """The exported model on one image: float32 on the CPU with as many threads as torch has.
+def beside(model: OneHead, deployed: OneHead | None, dtype: torch.dtype | None, int8: Path | None) -> dict[str, Run]:
+    """What is compared with a model: its exports and what a user would pick instead, all at its size.
 
-    Exported and run by processes of their own, as a user would: what torch leaves behind in memory slows both.
+    With a `deployed` model also that and its exports, and the others, each at the size it is deployed at.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        weights, path = Path(folder) / "model.pt", Path(folder) / "model.onnx"
-        save(weights, model_content(model))
-        command = [sys.executable, "-m", "engine.export", "--weights", str(weights), "--out", str(path)]
-        subprocess.run(
-            command, check=True, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        return SubprocessFunction(run_exported, path, size, torch.get_num_threads())
+    device, exports = model.mean.device, exported(model, int8)
+    runs = {**instead(device, dict.fromkeys(REFERENCE_MODELS, model.input_size), dtype), **exports}
+    if deployed is None:
+        return runs
+    if deployed.input_size != model.input_size:
+        exports = exported(deployed, int8)
+    own = {"latency": inference(deployed, deployed.input_size, dtype), **exports}
+    return runs | {f"{name}_deployed": run for name, run in {**own, **instead(device, DEPLOYED, dtype)}.items()}
 
 
-def run_exported(path: Path, size: int, threads: int) -> Run:
-    """A function that runs an exported model on one image."""
-    network, image = OnnxModel(path, threads), drawn_image(size)
-    return lambda: network.run(image, FINAL)
+def instead(device: torch.device, sides: Mapping[str, int], dtype: torch.dtype | None) -> dict[str, Run]:
+    """What a user would pick instead, each on an image of its side."""
+    return {name: reference_models.inference(name, device, side, dtype) for name, side in sides.items()}
 
 
 def ratios(times: Mapping[str, Sequence[float]], figures: Figures) -> Figures:
     """Our times over those of what a user would pick instead: of each round, then the median."""
-    instead = [sum(taken) for taken in zip(*(times[name] for name in REFERENCE_MODELS))]
+    found = {}
+    for kind in SIZES:
+        together = [sum(taken) for taken in zip(*(times.get(f"{name}{kind}", ()) for name in REFERENCE_MODELS))]
+        for name in (f"{name}{kind}" for name in OURS if f"{name}{kind}" in times):
+            found[f"{name}_ratio"] = round(median(ours / theirs for ours, theirs in zip(times[name], together)), 3)
     steps = [figures[f"train_{stage}_ms_per_image_median"] for stage in TASKS]
-    found = {
-        name: median(ours / theirs for ours, theirs in zip(times[name], instead)) for name in ("latency", "exported")
-    }
-    return {
-        **{f"{name}_ratio": round(ratio, 3) for name, ratio in found.items()},
-        "train_ratio": round(max(steps) / figures["train_lraspp_ms_per_image_median"], 3),
-    }
+    return {**found, "train_ratio": round(max(steps) / figures["train_lraspp_ms_per_image_median"], 3)}
 
 
 def report(figures: Figures) -> str:
@@ -228,12 +236,18 @@ def report(figures: Figures) -> str:
 
 
 def comparison(f: Figures) -> list[str]:
-    """The lines on what a user would pick instead."""
-    lines = [f"\n{'instead: ' + text:<34}{pair(f, f'{name}_ms')}" for name, text in REFERENCE_MODELS.items()]
+    """The lines on what a user would pick instead, and on exported models."""
+    lines = [f"\n{'training LR-ASPP, per image':<34}{pair(f, 'train_lraspp_ms_per_image')}"]
+    sides = ", ".join(map(str, DEPLOYED.values()))
+    heads = ("instead, at the same size", f"as deployed: at {f.get('deployed_size')} px, they at {sides}")
+    for kind, head in zip(SIZES, heads):
+        if f"latency{kind}_ratio" in f:
+            lines.append(f"\n{head:<52}{'ratio':>9}")
+            lines += [f"{text:<34}{pair(f, f'{name}{kind}_ms')}" for name, text in REFERENCE_MODELS.items()]
+            ours = {f"{name}{kind}": text for name, text in OURS.items() if f"{name}{kind}_ratio" in f}
+            lines += [f"{text:<34}{pair(f, f'{name}_ms')}{f[f'{name}_ratio']:>9.2f}" for name, text in ours.items()]
     return [
-        "".join(lines),
-        f"{'exported, ONNX Runtime, fp32':<34}{pair(f, 'exported_ms')}",
-        f"{'training LR-ASPP, per image':<34}{pair(f, 'train_lraspp_ms_per_image')}",
+        *lines,
         f"\nof the three together this network takes {f['latency_ratio']:.2f}, exported {f['exported_ratio']:.2f}; "
         f"its slowest training step {f['train_ratio']:.2f} of LR-ASPP's",
     ]

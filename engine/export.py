@@ -1,6 +1,7 @@
 """ONNX files of a trained model, with post-processing inside, and how they are read back.
 
     python -m engine.export --weights weights/onehead.pt --out onehead.onnx     # --size 512 --opset 20 --half
+    python -m engine.export --weights weights/onehead.pt --out boxes.onnx --tasks det --int8 data/mini_coco_det/train
     python eval.py --weights onehead.onnx --data_root data --tasks all
 
 One input, `images`: float32 (B, 3, S, S) in 0..1. Outputs are those of `models.deploy.Final`, classes as indices
@@ -10,81 +11,56 @@ into the lists of the file's metadata.
 from __future__ import annotations
 
 import argparse
-import importlib
 import io
 import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engine.storage.checkpoint import load_model, read_threshold
+from data.types import TASKS, Task
+from engine.speed.int8 import calibration_images, quantised
+from engine.speed.onnx_model import FINAL, OUTPUTS, RAW, OnnxModel, check_packages, import_package, is_onnx
+from engine.storage.checkpoint import load_model
 from engine.storage.errors import UserError, run_cli
 from engine.storage.files import write_bytes
-from models.deploy import Deployed, Final
+from models.deploy import Deployed
 from models.onehead import OneHead
 
-FINAL, RAW = Final._fields[:5], Final._fields[5:]
-"""Outputs that a user reads, and those that evaluation reads."""
 OPSET = 18
-NEEDED = "pip install onnx onnxscript onnxruntime"
 
 
-def is_onnx(path: str | Path) -> bool:
-    """Whether a file's name says that it is an ONNX model."""
-    return Path(path).suffix.lower() == ".onnx"
+def export(
+    model: OneHead,
+    path: Path,
+    opset: int = OPSET,
+    half: bool = False,
+    tasks: Sequence[Task] = TASKS,
+    calibration: Iterable[Tensor] | None = None,
+) -> None:
+    """Write a model as ONNX with the outputs of `tasks`; inputs and outputs stay float32.
 
-
-class OnnxModel(nn.Module):
-    """An exported model with the face of `OneHead`, run by ONNX Runtime on the CPU."""
-
-    def __init__(self, path: str | Path, threads: int = 0) -> None:
-        """Open a file; `threads` 0: as the runtime chooses. Raises UserError when it is missing, damaged or foreign."""
-        super().__init__()
-        if not Path(path).is_file():
-            raise UserError(f"{path} is not there: give the path of a file written by engine.export")
-        runtime = _import("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        try:
-            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            about = json.loads(self.session.get_modelmeta().custom_metadata_map["onehead"])
-            self.classes = {task: tuple(names) for task, names in about["classes"].items()}
-            self.input_size = int(about["input_size"])
-            self.threshold = read_threshold(about)
-        except Exception as error:  # the runtime raises many types for a file that is not what it says
-            first = " ".join(str(error).split())[:120]
-            raise UserError(f"{path} is no OneHead model ({first}): give a file written by engine.export") from None
-
-    def run(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """The named outputs for images (B, 3, S, S) in 0..1; nothing that only others need is computed."""
-        found = self.session.run(list(names), {"images": images.contiguous().numpy()})
-        return {name: torch.from_numpy(value) for name, value in zip(names, found)}
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The raw outputs, as `OneHead` gives them."""
-        return self.run(images, RAW)
-
-
-def export(model: OneHead, path: Path, opset: int = OPSET, half: bool = False) -> None:
-    """Write a model as ONNX, computed in float16 if `half`; inputs and outputs stay float32.
-
-    Raises UserError when the file cannot be written or the packages are missing.
+    half: compute in float16; calibration: compute convolutions in int8, in the ranges that these images (1, 3, S, S)
+    have. Raises UserError when the file cannot be written or the packages are missing.
     """
     check_packages()
-    proto = traced(model, opset)
-    if half:
-        with quiet():
-            proto = _import("onnxruntime.transformers.float16").convert_float_to_float16(proto, keep_io_types=True)
-    about = {"classes": model.classes, "input_size": model.input_size, "threshold": model.threshold}
-    _import("onnx.helper").set_model_props(proto, {"onehead": json.dumps(about)})
+    proto = with_outputs(traced(model, opset), tasks)
+    with quiet():
+        if half:
+            proto = import_package("onnxruntime.transformers.float16").convert_float_to_float16(
+                proto, keep_io_types=True
+            )
+        if calibration is not None:
+            proto = quantised(proto, calibration)
+    classes = {task: names if task in tasks else () for task, names in model.classes.items()}
+    about = {"classes": classes, "input_size": model.input_size, "threshold": model.threshold}
+    import_package("onnx.helper").set_model_props(proto, {"onehead": json.dumps(about)})
     try:
         write_bytes(path, proto.SerializeToString())
     except OSError as error:
@@ -113,6 +89,12 @@ def traced(model: OneHead, opset: int) -> Any:
     return proto
 
 
+def with_outputs(proto: Any, tasks: Sequence[Task]) -> Any:
+    """The part of a graph that the outputs of some tasks need. A runtime computes all of a graph, whatever is read."""
+    names = [name for name in (*FINAL, *RAW) if any(name in OUTPUTS[task] for task in tasks)]
+    return import_package("onnx.utils").Extractor(proto).extract_model(["images"], names)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep back what the exporter tells its own developers; errors are raised all the same."""
@@ -127,11 +109,11 @@ def quiet() -> Iterator[None]:
 
 
 def largest_difference(model: OneHead, exported: OnnxModel, images: Tensor) -> dict[str, float]:
-    """Largest difference between torch and the exported file for every raw output, in its own unit."""
+    """Largest difference between torch and the exported file for every raw output it has, in its own unit."""
     with torch.no_grad():
         ours: dict[str, Any] = model(images)
     theirs = exported(images)
-    return {name: float((ours[name] - theirs[name]).abs().max()) for name in RAW}
+    return {name: float((ours[name] - theirs[name]).abs().max()) for name in RAW if name in exported.outputs}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,14 +125,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--size", type=int, help="side of the square input, a multiple of 32 (default: the checkpoint's)"
     )
     parser.add_argument("--opset", type=int, default=OPSET, help="version of ONNX's operators (default: %(default)s)")
-    parser.add_argument("--half", action="store_true", help="compute in float16: half the file, for GPUs")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=TASKS,
+        default=TASKS,
+        metavar="TASK",
+        help="outputs to keep, any of seg, det, cls; what only the others need is left out (default: all)",
+    )
+    smaller = parser.add_mutually_exclusive_group()
+    smaller.add_argument("--half", action="store_true", help="compute in float16: half the file, for GPUs")
+    smaller.add_argument(
+        "--int8", type=Path, metavar="FOLDER", help="convolutions in int8, for CPUs; FOLDER: pictures to calibrate on"
+    )
     args = parser.parse_args(argv)
     check_packages()
     path = args.out or Path(args.weights).with_suffix(".onnx")
     check_options(path, Path(args.weights), args.opset)
     model = resized(load_model(args.weights), args.size)
-    export(model, path, args.opset, args.half)
     size = model.input_size
+    calibration = calibration_images(args.int8, size) if args.int8 else None
+    export(model, path, args.opset, args.half, args.tasks, calibration)
     off = largest_difference(model, OnnxModel(path), torch.rand(2, 3, size, size, generator=torch.manual_seed(0)))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, input {size} x {size}")
     print("largest difference to torch: " + ", ".join(f"{name} {value:.1e}" for name, value in off.items()))
@@ -163,7 +158,7 @@ def check_options(path: Path, weights: Path, opset: int) -> None:
         raise UserError(f"--out {path}: is the file of --weights; name another")
     if not is_onnx(path):
         raise UserError(f"--out {path}: give a name that ends in .onnx, by which eval.py and predict know it again")
-    newest = _import("onnx.defs").onnx_opset_version()
+    newest = import_package("onnx.defs").onnx_opset_version()
     if not OPSET <= opset <= newest:
         raise UserError(f"--opset {opset}: the installed onnx and torch write {OPSET} to {newest}")
 
@@ -179,20 +174,6 @@ def resized(model: OneHead, size: int | None) -> OneHead:
             raise UserError(f"--size {size}: {error}") from None
         model.input_size = size
     return model
-
-
-def check_packages() -> None:
-    """Raise UserError when a package that only export needs is not installed."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        _import(name)
-
-
-def _import(name: str) -> Any:
-    """A package that only export needs. Raises UserError when it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(f"ONNX files need the package {name.split('.')[0]}: {NEEDED}") from None
 
 
 if __name__ == "__main__":

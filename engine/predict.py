@@ -33,11 +33,12 @@ from engine.evaluation.draw import draw
 from engine.evaluation.evaluate import Model
 from engine.evaluation.pictures import is_url, opened
 from engine.evaluation.prediction import Prediction, predict
-from engine.export import OnnxModel, is_onnx
+from engine.speed.onnx_model import OnnxModel, is_onnx
 from engine.storage import checkpoint
 from engine.storage.device import pick_device
 from engine.storage.errors import UserError, machine_fault, run_cli
 from engine.storage.files import own_json, write_text
+from models.deploy import LastLayer
 
 __all__ = ["Prediction", "draw", "load_model", "predict"]
 MARK = "OneHead"
@@ -66,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
-    """The model of a checkpoint on `device`, or of an ONNX file, which runs on the CPU. Raises UserError."""
-    return OnnxModel(path) if is_onnx(path) else checkpoint.load_model(path, device)
+    """The deployed model of a checkpoint on `device`, or of an ONNX file, which runs on the CPU. Raises UserError."""
+    return OnnxModel(path) if is_onnx(path) else LastLayer(checkpoint.load_model(path, device))
 
 
 def predict_all(model: Model, wanted: Sequence[tuple[str, str]], out: Path, score: float | None) -> list[str]:

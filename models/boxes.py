@@ -27,12 +27,17 @@ def refine(delta: Tensor, reference: Tensor) -> Tensor:
     return torch.cat([centre + step * size, size * log_scale.exp()], dim=-1)
 
 
+def constant(like: Tensor, *values: float) -> Tensor:
+    """A float32 vector made where `like` lies; copied there, it would wait for all that a GPU still has to do."""
+    return torch.stack([torch.full((), value, dtype=torch.float32, device=like.device) for value in values])
+
+
 def grid_references(height: int, width: int, scale: float, device: torch.device) -> Tensor:
     """Reference boxes (height * width, 4), one per cell of a feature map, `scale` cells wide and high."""
     y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
     x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
     cy, cx = torch.meshgrid(y, x, indexing="ij")
-    size = repeat(torch.tensor([scale / width, scale / height], device=device), "wh -> y x wh", y=height, x=width)
+    size = repeat(constant(cx, scale / width, scale / height), "wh -> y x wh", y=height, x=width)
     return rearrange(torch.cat([cx[..., None], cy[..., None], size], dim=-1), "y x box -> (y x) box")
 
 

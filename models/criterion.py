@@ -77,33 +77,50 @@ class Criterion:
             targets: annotations of the same images.
             denoise: which object the denoising queries, the last runs of "extra_outputs", stand for.
         """
-        objects, boxed, masked, labelled = self.counts(targets)
+        objects, *images = self.counts(targets)
+        boxed, masked, labelled = (count > 0 for count in torch.stack(images).tolist())
+        matches, extra = self.match(outputs, targets, denoise) if boxed else ([], [])
+        pictured = (targets.masks != VOID).any((1, 2)).nonzero()[:, 0]
+        masks = targets.masks[pictured]
         losses: Losses = {}
         aux = outputs["aux_outputs"]
         for out, name, weight in [(outputs, "", 1.0), *((a, "_aux", self.config.aux) for a in aux)]:
             if boxed and "pred_boxes" in out:
-                self.add(losses, self.boxes(out, match_one_to_one(out, targets), targets, objects), name, weight)
+                self.add(losses, self.boxes(out, matches.pop(0), targets, objects), name, weight)
             if masked:
-                zoom = 1 if name else 2
-                self.add(losses, self.segmentation(out["pred_masks"], targets, masked, zoom), name, weight)
+                logits, zoom = out["pred_masks"][pictured], 1 if name else 2
+                self.add(losses, self.segmentation(logits, masks, images[1], zoom), name, weight)
             if labelled:
-                self.add(losses, self.classification(out["pred_class"], targets, labelled), name, weight)
+                self.add(losses, self.classification(out["pred_class"], targets, images[2]), name, weight)
         if boxed:
-            self.training_only(losses, outputs, targets, denoise, objects)
+            self.training_only(losses, outputs, targets, extra, objects)
         return losses
 
+    def match(self, outputs: Outputs, targets: Targets, denoise: Match | None) -> tuple[list[Match], list[Match]]:
+        """Matches of all layers with boxes, the last layer first, and of the training-only queries of each layer.
+
+        Group queries are matched like layers, all together; denoising queries answer for what they were made from.
+        """
+        layers = [out for out in (outputs, *outputs["aux_outputs"]) if "pred_boxes" in out]
+        extra, groups = outputs.get("extra_outputs", []), self.config.groups
+        runs = groups + (self.config.denoise if denoise is not None else 0)
+        size = extra[0]["pred_boxes"].shape[1] // runs if extra else 0
+        split = [{k: v[:, g * size : (g + 1) * size] for k, v in out.items()} for out in extra for g in range(groups)]
+        found = match_one_to_one([*layers, *split], targets)
+        matched, grouped = found[: len(layers)], iter(found[len(layers) :])
+        fixed = [denoise.shifted(groups * size)] if denoise is not None else []
+        return matched, [Match.cat([*(next(grouped).shifted(g * size) for g in range(groups)), *fixed]) for _ in extra]
+
     def training_only(
-        self, losses: Losses, outputs: Outputs, targets: Targets, denoise: Match | None, objects: Tensor
+        self, losses: Losses, outputs: Outputs, targets: Targets, extra: list[Match], objects: Tensor
     ) -> None:
         """Add the box terms of locations and of training-only queries."""
         match = match_one_to_many(outputs["dense"], targets)
-        pairs = self.mean_count(objects.new_tensor(float(len(match.image))))
+        pairs = self.mean_count(torch.full_like(objects, len(match.image)))
         pairs = pairs.where(pairs > 0, 1.0)
         self.add(losses, self.boxes(outputs["dense"], match, targets, pairs), "_dense", self.config.dense)
-        extra = outputs.get("extra_outputs", [])
         runs = self.config.groups + self.config.denoise
-        for out in extra:
-            match = self.match_extra(out, targets, denoise)
+        for out, match in zip(outputs.get("extra_outputs", []), extra):
             self.add(losses, self.boxes(out, match, targets, objects * runs), "_extra", self.config.extra / len(extra))
 
     def add(self, losses: Losses, terms: Losses, suffix: str, weight: float) -> None:
@@ -123,16 +140,6 @@ class Criterion:
         objects, *images = self.mean_count(local.float())
         return [objects.where(objects > 0, 1.0), *images]
 
-    def match_extra(self, out: Outputs, targets: Targets, denoise: Match | None) -> Match:
-        """Group queries by Hungarian matching, denoising queries by what they were made from."""
-        groups = self.config.groups
-        runs = groups + (self.config.denoise if denoise is not None else 0)
-        start = out["pred_boxes"].shape[1] // runs * groups
-        parts = [match_one_to_one({k: v[:, :start] for k, v in out.items()}, targets, groups)] if groups else []
-        if denoise is not None:
-            parts.append(Match(denoise.image, denoise.query + start, denoise.boxes, denoise.labels))
-        return Match.cat(parts)
-
     def boxes(self, out: Outputs, match: Match, targets: Targets, count: Tensor) -> Losses:
         """Classes of all queries of annotated images, boxes of the matched ones."""
         where = (match.image, match.query)
@@ -147,17 +154,16 @@ class Criterion:
             "giou": giou / count,
         }
 
-    def segmentation(self, logits_BKHW: Tensor, targets: Targets, count: Tensor, zoom: int = 2) -> Losses:
-        """Cross-entropy and Dice per labelled image, at `zoom` times the logits' resolution, void left out.
+    def segmentation(self, logits_BKHW: Tensor, masks_BHW: Tensor, count: Tensor, zoom: int = 2) -> Losses:
+        """Cross-entropy and Dice per image, at `zoom` times the logits' resolution, void left out.
 
         Earlier layers are compared at zoom 1: at 2 their terms alone took a fifth of a training step.
         """
-        some = (targets.masks != VOID).any((1, 2))
-        logits = logits_BKHW[some].float()
+        logits = logits_BKHW.float()
         if zoom > 1:
             logits = F.interpolate(logits, scale_factor=zoom, mode="bilinear")
-        step = targets.masks.shape[-1] // logits.shape[-1]
-        masks = targets.masks[some, step // 2 :: step, step // 2 :: step]
+        step = masks_BHW.shape[-1] // logits.shape[-1]
+        masks = masks_BHW[:, step // 2 :: step, step // 2 :: step]
         log_p = logits.log_softmax(1)
         ce = F.nll_loss(log_p, masks, ignore_index=VOID, reduction="none").sum((1, 2))
         known = (masks != VOID).sum((1, 2))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from models.head import Outputs
 from models.onehead import OneHead
 from models.postprocess import best_pairs, class_masks
 from models.sampling import RowTable
@@ -33,18 +36,37 @@ class Final(NamedTuple):
     pred_class: Tensor
 
 
+class LastLayer(nn.Module):
+    """A fused copy of a model with its face, for use: the outputs of the last layer alone. Not for training."""
+
+    def __init__(self, model: OneHead) -> None:
+        super().__init__()
+        self.network, self.classes = fused(model), model.classes
+        self.input_size, self.threshold = model.input_size, model.threshold
+        self.eval()
+
+    @property
+    def mean(self) -> Tensor:
+        """As `OneHead.mean`, on the device of the weights."""
+        return self.network.mean
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, S, S) in 0..1 -> the raw outputs `pred_*` of `OneHead`, equal up to rounding."""
+        return self.network.head.final(self.network.features(images))
+
+
 class Deployed(nn.Module):
-    """A fused copy of a model with its post-processing: one graph from the image to what is read."""
+    """The same with its post-processing: one graph from the image to what is read."""
 
     def __init__(self, model: OneHead, top_k: int = 100) -> None:
         super().__init__()
-        self.model, self.top_k = fused(model), top_k
+        self.model, self.top_k = LastLayer(model), top_k
 
     def forward(self, images: Tensor) -> Final:
         """Images (B, 3, S, S) in 0..1 -> boxes, masks, labels and raw outputs."""
-        out = self.model.head.final(self.model.features(images))
+        out = self.model(images)
         scores, labels, corners = best_pairs(out, self.top_k)
-        masks = class_masks(out["pred_masks"].float(), self.model.backbone.strides[0])
+        masks = class_masks(out["pred_masks"].float(), self.model.network.backbone.strides[0])
         raw = {name: out[name] for name in Final._fields if name in out}
         chances = out["pred_class"]
         label = chances.argmax(1) if chances.shape[1] else chances.new_zeros(len(chances), dtype=torch.long)
@@ -60,8 +82,8 @@ def fused(model: OneHead) -> OneHead:
         first.weight.data /= copy.std
         copy.std = None
     for block in copy.modules():
-        if isinstance(block, nn.Sequential):
-            for i, (conv, norm) in enumerate(zip(list(block), list(block)[1:])):
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    block[i], block[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+        for (here, conv), (behind, norm) in pairwise(block.named_children()):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(block, here, fuse_conv_bn_eval(conv, norm))
+                setattr(block, behind, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
     return copy

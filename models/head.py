@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import DecoderLayer, box_encoding
-from models.boxes import grid_references, refine
+from models.boxes import constant, grid_references, refine
 from models.locations import CELLS_PER_REFERENCE, nearest_locations, peaks_first
 from models.sampling import GridMaps, RowTable
 
@@ -262,7 +262,7 @@ class QueryHead(nn.Module):
         every layer.
         """
         n = queries.index.shape[1]
-        whole = x_BTD.new_tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float32)
+        whole = constant(x_BTD, 0.5, 0.5, 1.0, 1.0)
         image = repeat(whole, "box -> b t box", b=x_BTD.shape[0], t=x_BTD.shape[1] - n)
         boxes, cells = queries.boxes, memory.boxes_P4[queries.index]
         for layer in self.layers:

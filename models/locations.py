@@ -10,6 +10,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.boxes import constant
+
 NOT_A_PEAK = 100.0
 """What a location with a surer neighbour loses in the ranking of logits."""
 CELLS_PER_REFERENCE = 2.0
@@ -39,7 +41,7 @@ def nearest_locations(boxes_BN4: Tensor, sizes: list[tuple[int, int]]) -> Tensor
     """
     found, distance, start = [], [], 0
     for height, width in sizes:
-        grid = boxes_BN4.new_tensor([width, height])
+        grid = constant(boxes_BN4, width, height)
         cell = (boxes_BN4[..., :2] * grid).floor().clamp(min=0).minimum(grid - 1)
         shift = (boxes_BN4[..., :2] * grid - cell - 0.5).abs().sum(-1) / CELLS_PER_REFERENCE
         zoom = (boxes_BN4[..., 2:].clamp(min=1e-4) * grid / CELLS_PER_REFERENCE).log().sum(-1).abs()

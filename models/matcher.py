@@ -5,6 +5,7 @@ Shape suffixes: B batch, N predictions of an image, P locations, M objects of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,10 @@ class Match:
     query: Tensor
     boxes: Tensor
     labels: Tensor
+
+    def shifted(self, start: int) -> Match:
+        """The same pairs where predictions are counted from `start` on."""
+        return Match(self.image, self.query + start, self.boxes, self.labels)
 
     @staticmethod
     def cat(parts: list[Match]) -> Match:
@@ -68,37 +73,43 @@ def object_cost(outputs: Outputs, objects: Objects) -> Tensor:
 
 def check_finite(outputs: Outputs) -> None:
     """Raise FloatingPointError naming the tensor that is not finite: an assignment made from NaN would be arbitrary."""
-    for name in ("pred_logits", "pred_boxes"):
-        if not torch.isfinite(outputs[name]).all():
-            raise FloatingPointError(f"{name} is not finite")
+    names = ("pred_logits", "pred_boxes")
+    finite = torch.stack([torch.isfinite(outputs[name]).all() for name in names]).tolist()
+    if not all(finite):
+        raise FloatingPointError(f"{names[finite.index(False)]} is not finite")
 
 
-def assign(cost_MN: Tensor, objects: Objects) -> tuple[Tensor, Tensor]:
-    """The cheapest pairs (object, prediction) in which nothing stands twice, image by image."""
-    pairs, start = [], 0
-    for rows in cost_MN.cpu().split(objects.counts):
-        own, query = linear_sum_assignment(rows.numpy())
-        pairs.append((torch.as_tensor(own) + start, torch.as_tensor(query)))
-        start += len(rows)
-    own, query = (torch.cat(part).to(cost_MN.device) for part in zip(*pairs))
-    return own, query
+def assign(cost_MN: Tensor, objects: Objects, sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """The cheapest pairs (object, prediction) of each run of predictions, in which nothing stands twice.
+
+    `sizes`: predictions of each run, N in all. On a GPU all costs cross to the CPU in one transfer, all pairs in one
+    back: each makes the CPU wait until the GPU has done everything before.
+    """
+    runs = []
+    for cost_Mn in cost_MN.cpu().split(list(sizes), dim=1):
+        pairs, start = [], 0
+        for rows in cost_Mn.split(objects.counts):
+            own, query = linear_sum_assignment(rows.numpy())
+            pairs.append(torch.stack([torch.as_tensor(own) + start, torch.as_tensor(query)]))
+            start += len(rows)
+        runs.append(torch.cat(pairs, dim=1))
+    found = torch.cat(runs, dim=1).to(cost_MN.device).split([run.shape[1] for run in runs], dim=1)
+    return [(own, query) for own, query in found]
 
 
 @torch.no_grad()
-def match_one_to_one(outputs: Outputs, targets: Targets, groups: int = 1) -> Match:
-    """Hungarian matching of predictions (B, G * N, ...) to objects, anew in each of the G groups.
+def match_one_to_one(runs: Sequence[Outputs], targets: Targets) -> list[Match]:
+    """Hungarian matching of each of several runs of predictions (B, N, ...), N of each its own, to all objects.
 
-    Every object gets exactly one prediction a group (or none, where objects outnumber predictions), no prediction two.
-    Source: DETR, arXiv 2005.12872, section 3.1; groups: Group DETR, arXiv 2207.13085.
+    Every object gets exactly one prediction a run (or none, where objects outnumber predictions), no prediction two.
+    Source: DETR, arXiv 2005.12872, section 3.1; several runs a layer: Group DETR, arXiv 2207.13085.
     """
-    check_finite(outputs)
     objects = Objects.of(targets)
-    size = outputs["pred_boxes"].shape[1] // groups
-    parts = []
-    for g, cost in enumerate(object_cost(outputs, objects).split(size, dim=1)[:groups]):
-        own, query = assign(cost, objects)
-        parts.append(objects.matched(own, query + g * size))
-    return Match.cat(parts)
+    together = {name: torch.cat([run[name] for run in runs], dim=1) for name in ("pred_logits", "pred_boxes")}
+    cost = object_cost(together, objects)
+    check_finite(together)
+    pairs = assign(cost, objects, [run["pred_boxes"].shape[1] for run in runs])
+    return [objects.matched(own, query) for own, query in pairs]
 
 
 @torch.no_grad()
@@ -117,16 +128,18 @@ def match_one_to_many(outputs: Outputs, targets: Targets, most: int = 9) -> Matc
     count = iou.topk(min(most, locations), dim=1).values.sum(1).long().clamp(min=1)
     price_Mk, location_Mk = cost.topk(min(most, locations), dim=1, largest=False)
     wanted = torch.arange(price_Mk.shape[1], device=cost.device) < count[:, None]
-    object_, price, location = wanted.nonzero()[:, 0], price_Mk[wanted], location_Mk[wanted]
-    own, own_location = assign(cost, objects)
+    object_, rank = wanted.nonzero(as_tuple=True)
+    price, location = price_Mk[object_, rank], location_Mk[object_, rank]
+    ((own, own_location),) = assign(cost, objects, [locations])
     cell, own_cell = objects.image[object_] * locations + location, objects.image[own] * locations + own_location
     lowest = cost.new_full((len(outputs["pred_boxes"]) * locations,), torch.inf).scatter_reduce(0, cell, price, "amin")
     lowest[own_cell] = -torch.inf
-    first = torch.full_like(lowest, len(objects.boxes), dtype=torch.int64)
+    nobody = len(objects.boxes)
     won = price == lowest[cell]
-    first = first.scatter_reduce(0, cell[won], object_[won], "amin")  # of two at the same price
-    won &= object_ == first[cell]
-    return objects.matched(torch.cat([own, object_[won]]), torch.cat([own_location, location[won]]))
+    first = torch.full_like(lowest, nobody, dtype=torch.int64)
+    first = first.scatter_reduce(0, cell, object_.where(won, nobody), "amin")  # of two at the same price
+    winners = (won & (object_ == first[cell])).nonzero()[:, 0]
+    return objects.matched(torch.cat([own, object_[winners]]), torch.cat([own_location, location[winners]]))
 
 
 def centre_distance(references_P4: Tensor, boxes_M4: Tensor) -> Tensor:

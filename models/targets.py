@@ -32,10 +32,11 @@ class Targets:
         return len(self.boxes)
 
     def to(self, device: torch.device | str) -> Targets:
-        """Return the same targets on `device`."""
+        """Return the same targets on `device`; boxes and labels of all images cross in one transfer each."""
+        counts = [len(b) for b in self.boxes]
         return Targets(
-            [b.to(device, non_blocking=True) for b in self.boxes],
-            [y.to(device, non_blocking=True) for y in self.labels],
+            list(torch.cat(self.boxes).to(device, non_blocking=True).split(counts)),
+            list(torch.cat(self.labels).to(device, non_blocking=True).split(counts)),
             self.has_boxes.to(device, non_blocking=True),
             self.masks.to(device, non_blocking=True),
             self.classes.to(device, non_blocking=True),

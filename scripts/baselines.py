@@ -80,7 +80,7 @@ class Segmenter(Conventional):
 
     def losses(self, images: Tensor, targets: Targets) -> Losses:  # noqa: D102
         count = self.criterion.counts(targets)[2]
-        return self.criterion.segmentation(self(images)["pred_masks"], targets, count)
+        return self.criterion.segmentation(self(images)["pred_masks"], targets.masks, count)
 
 
 class Classifier(Conventional):

@@ -16,6 +16,7 @@ import nbformat
 
 from engine.storage.errors import UserError, run_cli
 from scripts.report.headlines import first, headline, scores, stages
+from scripts.report.speed import exports, profiles, speed
 from scripts.report.tables import (
     ablation,
     alone,
@@ -27,7 +28,6 @@ from scripts.report.tables import (
     held,
     runs,
     search,
-    speed,
     starts,
 )
 
@@ -64,6 +64,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "backbones": backbones,
     "classes": classes,
     "benchmark": speed,
+    "profile-cpu": profiles,
+    "profile-gpu": profiles,
+    "exports": exports,
     "runs": lambda path: runs(path.parent),
     "headline": lambda path: headline(path.parent / "final"),
     "quickstart": stages,

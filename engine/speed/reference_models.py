@@ -16,6 +16,8 @@ from engine.speed.timing import Figures, Run, drawn_image, measure, summary
 
 REFERENCE_MODELS = {"lraspp": "LR-ASPP", "ssdlite": "SSDLite320", "mobilenet": "MobileNetV3-Small"}
 """Networks by short name."""
+DEPLOYED = {"lraspp": 520, "ssdlite": 320, "mobilenet": 224}
+"""Side of the image that torchvision publishes each for."""
 CLASSES = 21
 
 

@@ -136,7 +136,7 @@ def check_shapes(own: dict[str, Tensor], found: dict[str, Tensor]) -> None:
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> OneHead:
-    """The deployed model of a checkpoint, in eval mode on `device`. Raises UserError as `load` and `build_model`."""
+    """The trained network of a checkpoint, in eval mode on `device`. Raises UserError as `load` and `build_model`."""
     model = build_model(load(path), str(path))
     return model.float().to(device).to(memory_format=torch.channels_last).eval()
 

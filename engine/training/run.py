@@ -186,7 +186,7 @@ class Run:
             self.print(f"stage {stage}: hold and recall do nothing, the run began with random weights")
         elif found.readout is None and weights.recall:
             self.print(f"stage {stage}: recall does nothing, what the run began with names no pictures")
-        return found.to(self.device) if found else None
+        return found.to(self.device).to(memory_format=torch.channels_last) if found else None
 
     def loss(self, model: OneHead, images: Tensor, targets: Targets) -> Tensor | None:
         """The training loss of a network on some images, None where none of them is annotated."""

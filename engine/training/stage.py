@@ -208,13 +208,15 @@ class StageLoop:
         losses = self.losses(step)
         if not losses:  # no image of the batch is annotated: masks may be all void
             return {"loss": 0.0}
-        total = torch.stack(list(losses.values())).sum()
-        values = {k: float(v.detach()) for k, v in losses.items()}
-        check_losses(values, f"stage {self.name}, epoch {self.epoch + 1}", number, self.run.folder)
-        accelerator.backward(total)
-        norm = float(accelerator.clip_grad_norm_(self.wrapped.parameters(), self.run.config.optim.clip))
+        terms = torch.stack(list(losses.values()))
+        accelerator.backward(terms.sum())
+        clipped = accelerator.clip_grad_norm_(self.wrapped.parameters(), self.run.config.optim.clip)
+        *found, norm = torch.cat([terms.detach(), clipped[None]]).tolist()  # a step's one wait for what a GPU computes
+        values = dict(zip(losses, found))
+        where = f"stage {self.name}, epoch {self.epoch + 1}"
+        check_losses(values, where, number, self.run.folder)
         if accelerator.scaler is None:  # a scaler skips a step that is not finite by itself
-            check_norm(norm, f"stage {self.name}, epoch {self.epoch + 1}", number, self.run.folder)
+            check_norm(norm, where, number, self.run.folder)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.model, step=number)

@@ -217,29 +217,6 @@ def folds(folder: Path) -> str:
     return "\n".join(markdown(rows))
 
 
-def speed(record: Path) -> str:
-    """Size and speed of one benchmark, ours beside what a user would pick instead."""
-    r = json.loads(record.with_suffix(".json").read_text())
-    references = [r[f"{name}_ms_median"] for name in ("lraspp", "ssdlite", "mobilenet")]
-    rows = [["what", f"{r['size']} x {r['size']}, {r['threads']} threads, {r['precision']}"]]
-    rows.append(["parameters: backbone, neck, head, all", ", ".join(millions(r, p) for p in (*PARTS, ""))])
-    rows.append(["GFLOPs a forward pass", f"{r['gflops']:.2f}"])
-    rows.append(["image tensor to boxes, full-size mask, label: median (95 %)", milliseconds(r, "latency")])
-    rows.append(["LR-ASPP + SSDLite320 + MobileNetV3-Small", f"{sum(references):.1f} ms"])
-    rows.append(["ratio", f"{r['latency_ratio']:.2f}"])
-    rows.append(["exported to ONNX: median (95 %), ratio", f"{milliseconds(r, 'exported')}, {r['exported_ratio']:.2f}"])
-    steps = [f"{r[f'train_{stage}_ms_per_image_median']:.0f}" for stage in (*METRICS, "lraspp")]
-    rows.append(["training step an image: seg, det, cls; LR-ASPP", f"{', '.join(steps[:3])}; {steps[3]} ms"])
-    rows.append(
-        [
-            "peak memory: inference, training of a batch",
-            f"{r['inference_peak_mib']:.0f}, {r['training_peak_mib']:.0f} MiB",
-        ]
-    )
-    rows.append(["commit", r["commit"]])
-    return "\n".join(markdown(rows))
-
-
 def backbones(folder: Path) -> str:
     """One row a backbone: size and speed, and where a chain was run on the real sets, what it ends with."""
     rows = [["backbone", "parameters", "GFLOPs", "one image", "start", "seeds", *SHOWN]]
@@ -255,11 +232,6 @@ def backbones(folder: Path) -> str:
 def millions(result: Result, part: str) -> str:
     """Parameters of a part, or of all."""
     return f"{result[f'parameters_{part}' if part else 'parameters'] / 1e6:.2f} M"
-
-
-def milliseconds(result: Result, what: str) -> str:
-    """Median and 95th percentile."""
-    return f"{result[f'{what}_ms_median']:.1f} ({result[f'{what}_ms_p95']:.1f}) ms"
 
 
 def runs(results: Path) -> str:

@@ -162,3 +162,13 @@ def test_a_remedy_that_overrides_nothing_changes_nothing() -> None:
     assert run({"nothing": remedy}, steps=1) == run({}, steps=1)
     assert remedy.state_dict() == {}
     remedy.load_state_dict({})
+
+
+def test_images_are_added_behind_the_others_in_channels_last_order() -> None:
+    first, second = images(2).contiguous(memory_format=torch.channels_last), images(1, seed=5)
+    step = Step(first, random_targets(["cls"] * 2))
+    step.append([(second[0], random_targets(["det"], seed=3))])
+    assert step.images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(step.images, torch.cat([first, second]))
+    assert step.targets.has_boxes.tolist() == [False, False, True]
+    assert torch.equal(step.targets.boxes[2], random_targets(["det"], seed=3).boxes[0])

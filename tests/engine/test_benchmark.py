@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,9 @@ def test_a_ratio_is_the_median_over_rounds() -> None:
     steps = {f"train_{name}_ms_per_image_median": t for name, t in zip(("seg", "det", "cls", "lraspp"), (1, 3, 2, 4))}
     found = ratios({**times, "latency": [40.0, 100, 30], "exported": [20.0, 20, 50]}, steps)
     assert found == {"latency_ratio": 0.4, "exported_ratio": 0.2, "train_ratio": 0.75}
+    deployed = {f"{name}_deployed": [2 * t for t in taken] for name, taken in times.items()}
+    found = ratios({**times, **deployed, "latency": [9.0] * 3, "openvino_deployed": [50.0] * 3}, steps)
+    assert found == {"latency_ratio": 0.09, "openvino_deployed_ratio": 0.25, "train_ratio": 0.75}
 
 
 def test_median_and_95th_percentile() -> None:
@@ -199,7 +203,13 @@ def test_beside_it_stands_what_a_user_would_pick_instead(weights: str, capsys: p
     assert figures["exported_ratio"] > 0
     slowest = max(figures[f"train_{stage}_ms_per_image_median"] for stage in ("seg", "det", "cls"))
     assert figures["train_ratio"] == pytest.approx(slowest / figures["train_lraspp_ms_per_image_median"], abs=1e-3)
-    assert "instead: SSDLite320" in out
+    assert figures["deployed_size"] == 64
+    for name in ("latency", "exported"):
+        assert figures[f"{name}_deployed_ratio"] > 0
+        assert figures[f"{name}_deployed_ms_median"] > 0
+    assert ("openvino_ratio" in figures) == (find_spec("openvino") is not None)
+    assert "SSDLite320 " in out
+    assert "as deployed: at 64 px, they at 520, 320, 224" in out
     assert f"this network takes {figures['latency_ratio']:.2f}" in out
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,13 @@ import pytest
 import torch
 
 import eval as command
+from data.catalog import load_set
 from data.errors import DataError
+from engine.evaluation.evaluate import evaluate
 from engine.evaluation.metrics import SCORE_NAMES
 from engine.storage.checkpoint import model_content, save
 from engine.storage.errors import UserError, run_cli
+from models.deploy import LastLayer
 from models.onehead import ModelConfig, OneHead
 from tests.engine.oracle import CLASSES, Oracle, write_cls, write_det, write_sets
 
@@ -44,6 +48,22 @@ def test_all_tasks_from_a_checkpoint_in_a_process_of_its_own(tmp_path: Path) -> 
     scores = last_line(done.stdout)
     assert {"mAP", "AP50", "mIoU", "Top-1"} <= scores.keys()
     assert all(value is None or 0 <= value <= 1 for value in scores.values())
+
+
+def test_the_deployed_copy_is_scored_as_the_trained_network_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sets(tmp_path)
+    torch.manual_seed(1)
+    trained = OneHead(ModelConfig(queries=10), CLASSES, input_size=64).eval()
+    save(tmp_path / "model.pt", model_content(trained))
+    assert isinstance(command.load_model(tmp_path / "model.pt", "cpu"), LastLayer)
+    assert run_cli(command.main, ["--weights", str(tmp_path / "model.pt"), "--data_root", str(tmp_path)]) == 0
+    found = last_line(capsys.readouterr().out)
+    sets = {task: load_set(tmp_path, task, "val", CLASSES[task]) for task in ("det", "seg", "cls")}
+    for name, value in evaluate(trained, sets).items():
+        expected = pytest.approx(value, abs=2e-3)
+        assert found[name] is None if math.isnan(value) else found[name] == expected, name
 
 
 def test_the_report_names_splits_classes_and_scores(

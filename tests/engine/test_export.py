@@ -7,10 +7,15 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
 
 import eval as command
 from engine.evaluation.metrics import predicted_mask
-from engine.export import FINAL, OnnxModel, largest_difference, main
+from engine.evaluation.prediction import predict
+from engine.export import largest_difference, main, with_outputs
+from engine.speed.int8 import calibration_images, quantised
+from engine.speed.onnx_model import FINAL, OUTPUTS, OnnxModel
 from engine.storage import files
 from engine.storage.checkpoint import load_model, model_content, save
 from engine.storage.errors import UserError, run_cli
@@ -123,6 +128,64 @@ def test_size_opset_and_half_precision_are_chosen_without_noise(
     assert exported.input_size == 96
     off = largest_difference(model, exported, torch.rand(2, 3, 96, 96, generator=torch.manual_seed(2)))
     assert 0 < off["pred_class"] < 2e-2
+
+
+@pytest.mark.parametrize("task", ["seg", "det", "cls"])
+def test_a_file_of_one_task_holds_what_that_task_needs_and_the_others_as_never_learnt(
+    folder: Path, tmp_path: Path, images: torch.Tensor, task: str
+) -> None:
+    proto = onnx.load(folder / "model.onnx")
+    part = with_outputs(proto, [task])  # type: ignore[list-item]
+    assert len(part.graph.node) < len(proto.graph.node)
+    assert {output.name for output in part.graph.output} == set(OUTPUTS[task])  # type: ignore[index]
+    about = {"classes": {t: CLASSES[t] if t == task else () for t in CLASSES}, "input_size": SIZE}
+    onnx.helper.set_model_props(part, {"onehead": json.dumps(about)})
+    onnx.save(part, tmp_path / "part.onnx")
+    alone, whole = OnnxModel(tmp_path / "part.onnx", 1), OnnxModel(folder / "model.onnx", 1)
+    for name, value in alone.run(images, OUTPUTS[task]).items():  # type: ignore[index]
+        torch.testing.assert_close(value, whole.run(images, [name])[name])
+    found = predict(alone, Image.new("RGB", (80, 50), (90, 30, 200)), score=0.0)
+    assert bool(found.boxes) == (task == "det")
+    assert bool(found.regions) == (task == "seg")
+    assert (found.label is not None) == (task == "cls")
+    assert found.mask.shape == (50, 80)
+
+
+def test_outputs_are_chosen_on_the_command_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cls.onnx"
+    assert main(["--weights", str(folder / "model.pt"), "--out", str(out), "--tasks", "cls"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("largest difference to torch: pred_class ")
+    assert OnnxModel(out).outputs == {"label", "pred_class"}
+    assert OnnxModel(out).classes == {"det": (), "seg": (), "cls": CLASSES["cls"]}
+
+
+def test_int8_keeps_convolutions_in_a_byte_each_and_answers_nearly_the_same(
+    folder: Path, tmp_path: Path, images: torch.Tensor
+) -> None:
+    for i, image in enumerate(images):
+        to_pil_image(image).save(tmp_path / f"{i}.png")
+    proto = onnx.load(folder / "model.onnx")
+    small = quantised(proto, calibration_images(tmp_path, SIZE))
+    kernels = {node.input[1] for node in proto.graph.node if node.op_type == "Conv"}
+    bytes_ = {t.name for t in small.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4}
+    assert len(bytes_) == len(kernels) > 20
+    onnx.save(small, tmp_path / "int8.onnx")
+    expected, found = (OnnxModel(path, 1)(images) for path in (folder / "model.onnx", tmp_path / "int8.onnx"))
+    for name in ("pred_masks", "pred_class"):
+        both = torch.stack([expected[name].flatten(), found[name].flatten()])
+        assert 0.9 < float(torch.corrcoef(both)[0, 1]) < 1, name
+
+
+def test_no_more_pictures_are_read_than_calibration_needs(tmp_path: Path) -> None:
+    for i in range(7):
+        Image.new("RGB", (9, 9), (10 * i,) * 3).save(tmp_path / f"{i}.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    seen = [round(float(image.mean()) * 255) for image in calibration_images(tmp_path, 32, count=3)]
+    assert seen == [0, 20, 40]
+    with pytest.raises(UserError, match="holds no pictures"):
+        calibration_images(tmp_path / "none", 32)
 
 
 @pytest.mark.parametrize(

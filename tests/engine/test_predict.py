@@ -23,9 +23,11 @@ from engine.evaluation.pictures import opened
 from engine.evaluation.prediction import Box, Prediction, predict
 from engine.export import export
 from engine.predict import load_model, main, sources
+from engine.storage import checkpoint
 from engine.storage.checkpoint import model_content, save
 from engine.storage.errors import UserError, run_cli
 from models.boxes import to_xyxy
+from models.deploy import LastLayer
 from models.onehead import ModelConfig, OneHead
 from models.postprocess import detections
 from tests.data.server import Server
@@ -63,6 +65,19 @@ def test_a_picture_of_the_networks_size_is_read_as_evaluation_reads_it(model: On
     corners = torch.tensor([b.xyxy for b in result.boxes])
     torch.testing.assert_close(corners, to_xyxy(expected["boxes"]) * 96)
     assert result.label == model.classes["cls"][int(outputs["pred_class"].argmax())]
+
+
+def test_weights_are_used_by_the_deployed_copy_which_sees_what_the_trained_network_sees(tmp_path: Path) -> None:
+    trained = tiny(seed=1)  # with seed 0 two locations are equally sure, and rounding decides which comes first
+    save(tmp_path / "w.pt", model_content(trained))
+    deployed = load_model(tmp_path / "w.pt")
+    assert isinstance(deployed, LastLayer)
+    expected, result = (predict(model, photo(), score=0.0) for model in (trained, deployed))
+    assert [b.score for b in result.boxes] == pytest.approx([b.score for b in expected.boxes], rel=1e-3)
+    for box, other in zip(result.boxes, expected.boxes, strict=True):
+        assert box.xyxy == pytest.approx(other.xyxy, abs=0.05)
+    assert result.chances == pytest.approx(expected.chances, rel=1e-3)
+    assert (result.mask != expected.mask).mean() < 1e-3
 
 
 class Sees:
@@ -285,7 +300,7 @@ def test_a_path_an_image_and_an_array_give_the_same_prediction(model: OneHead, t
 
 def test_an_onnx_file_finds_what_its_checkpoint_finds(model: OneHead, weights: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    export(load_model(weights), tmp_path / "W.ONNX")  # the ending is known in capitals too
+    export(checkpoint.load_model(weights), tmp_path / "W.ONNX")  # the ending is known in capitals too
     expected, result = predict(model, photo(), 0.0), predict(load_model(tmp_path / "W.ONNX"), photo(), 0.0)
     assert result.label == expected.label
     assert result.probability == pytest.approx(expected.probability, abs=1e-3)

@@ -7,9 +7,16 @@ import torch
 from torchvision.ops import box_iou, generalized_box_iou
 
 from models.attention import DecoderLayer, box_encoding
-from models.boxes import MAX_LOG_SCALE, grid_references, pair_giou, pair_iou, refine, to_xyxy
+from models.boxes import MAX_LOG_SCALE, constant, grid_references, pair_giou, pair_iou, refine, to_xyxy
 from models.sampling import GridMaps
 from tests.models.builders import boxes_in_view
+
+
+def test_a_constant_is_float32_where_another_tensor_lies_and_nothing_is_copied_there() -> None:
+    here, there = constant(torch.zeros(1, dtype=torch.int64), 3, 0.1), constant(torch.zeros(2, device="meta"), 1.0)
+    assert torch.equal(here, torch.tensor([3, 0.1]))
+    assert here.dtype == there.dtype == torch.float32
+    assert there.device.type == "meta"
 
 
 def test_to_xyxy_by_hand() -> None:

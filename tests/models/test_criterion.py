@@ -29,7 +29,7 @@ def test_terms_are_weighted_by_name_and_layer() -> None:
     plain = Criterion(PLAIN)(outputs, targets)
     found = Criterion(LossConfig(**weights, smoothing=0.0, aux=0.25, dense=0.5))(outputs, targets)
     names = {"conf", "l1", "giou"}
-    coarse = Criterion(PLAIN).segmentation(outputs["pred_masks"], targets, torch.tensor(2.0), zoom=1)
+    coarse = Criterion(PLAIN).segmentation(outputs["pred_masks"], targets.masks, torch.tensor(2.0), zoom=1)
     assert set(found) == {*weights, *(f"{n}_aux" for n in weights), *(f"{n}_dense" for n in names)}
     for name, weight in weights.items():
         assert found[name].item() == pytest.approx(weight * plain[name].item(), rel=1e-5)
@@ -83,7 +83,8 @@ def test_denoising_queries_answer_for_what_they_were_made_from() -> None:
     assert losses["conf_extra"].item() > 5
     # Beside groups, the denoising run is the last.
     groups = {k: torch.cat([v, v, noise[k]], dim=1) for k, v in random_objects(2, 8, seed=3).items()}
-    found = Criterion(LossConfig()).match_extra(groups, targets, match)
+    outputs["extra_outputs"] = [groups]
+    _, (found,) = Criterion(LossConfig()).match(outputs, targets, match)
     late = found.query >= 16
     assert torch.equal(found.query[late], match.query + 16)
     assert torch.equal(found.boxes[late], match.boxes)

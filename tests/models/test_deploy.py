@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from models.boxes import to_xyxy
-from models.deploy import Deployed, fused
+from models.deploy import Deployed, LastLayer, fused
 from models.onehead import ModelConfig, OneHead
 from models.postprocess import class_masks, detections
 from tests.models.builders import images, tiny
 
 
-@pytest.mark.parametrize("backbone", ["fast_scnn", "mobilenetv3_small", "yolov8n"])
+@pytest.mark.parametrize("backbone", ["fast_scnn", "mobilenetv3_small", "efficientnet_lite0", "yolov8n"])
 def test_fused_copy_gives_the_same_outputs(backbone: str) -> None:
     model = tiny(backbone=backbone)
     model.train()
@@ -22,14 +22,27 @@ def test_fused_copy_gives_the_same_outputs(backbone: str) -> None:
     model.eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     quick = fused(model)
-    if backbone == "fast_scnn":
-        assert not any(isinstance(m, nn.BatchNorm2d) for m in quick.modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in quick.modules())
     with torch.no_grad():
         expected, found = model(images(2)), quick(images(2))
     assert torch.equal(expected["queries"].index, found["queries"].index)
     for name in ("pred_boxes", "pred_conf", "pred_logits", "pred_masks", "pred_class"):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", ["fast_scnn", "mobilenetv3_small", "efficientnet_lite0", "yolov8n"])
+def test_the_copy_for_use_gives_the_last_layer_alone_with_the_face_of_the_model(backbone: str) -> None:
+    model = tiny(seed=1, backbone=backbone)
+    quick = LastLayer(model)
+    expected, found = model(images(2)), quick(images(2))
+    assert set(found) == {"pred_boxes", "pred_conf", "pred_logits", "pred_masks", "pred_class"}
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+    assert (quick.classes, quick.input_size, quick.threshold) == (model.classes, model.input_size, model.threshold)
+    assert torch.equal(quick.mean, model.mean)
+    assert not quick.training
 
 
 @torch.no_grad()

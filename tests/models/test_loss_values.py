@@ -56,12 +56,12 @@ def test_segmentation_is_a_mean_per_image() -> None:
     masks[1, :16, :16] = 1  # far fewer labelled pixels, but as heavy an image
     criterion = Criterion(PLAIN)
     targets = mask_targets(masks)
-    losses = criterion.segmentation(logits, targets, criterion.counts(targets)[2])
+    losses = criterion.segmentation(logits, targets.masks, criterion.counts(targets)[2])
     assert losses["seg_ce"].item() == pytest.approx((math.log(4) + math.log(4 / 3)) / 2)
     # An image without any label counts for nothing.
     masks = torch.cat([masks, torch.full((1, SIZE, SIZE), VOID)])
     targets = mask_targets(masks)
-    three = criterion.segmentation(logits[:1].expand(3, -1, -1, -1), targets, criterion.counts(targets)[2])
+    three = criterion.segmentation(logits[:1].expand(3, -1, -1, -1), targets.masks, criterion.counts(targets)[2])
     for name, value in three.items():
         assert value.item() == pytest.approx(losses[name].item())
 
@@ -72,14 +72,14 @@ def test_logits_under_void_do_not_matter() -> None:
     masks[:, :, :32] = VOID
     targets, criterion = mask_targets(masks), Criterion(PLAIN)
     logits = torch.randn(1, 5, 8, 8, requires_grad=True)
-    losses = criterion.segmentation(logits, targets, torch.ones(()))
+    losses = criterion.segmentation(logits, targets.masks, torch.ones(()))
     total(losses).backward()
     # Column 3 lies under void, too, but interpolation may reach beyond it.
     assert not logits.grad[..., :3].any()
     assert logits.grad[..., 4:].abs().min() > 0
     changed = logits.detach().clone()
     changed[..., :3] += 10 * torch.randn(1, 5, 8, 3)
-    for name, value in criterion.segmentation(changed, targets, torch.ones(())).items():
+    for name, value in criterion.segmentation(changed, targets.masks, torch.ones(())).items():
         assert torch.equal(value, losses[name].detach())
 
 
@@ -90,9 +90,9 @@ def test_masks_are_read_where_the_logits_lie(zoom: int) -> None:
     classes = classes[:, :1, :].expand(1, 8, 8)
     masks = classes.repeat_interleave(8, 1).repeat_interleave(8, 2)
     logits = 60.0 * F.one_hot(classes, 5).permute(0, 3, 1, 2).float()
-    losses = Criterion(PLAIN).segmentation(logits, mask_targets(masks), torch.ones(()), zoom)
+    losses = Criterion(PLAIN).segmentation(logits, masks, torch.ones(()), zoom)
     assert losses["seg_ce"].item() < 1e-6
-    shifted = Criterion(PLAIN).segmentation(logits, mask_targets(masks.roll(8, 2)), torch.ones(()), zoom)
+    shifted = Criterion(PLAIN).segmentation(logits, masks.roll(8, 2), torch.ones(()), zoom)
     assert shifted["seg_ce"].item() > 10
 
 
@@ -102,8 +102,8 @@ def test_earlier_layers_have_their_loss_at_the_logits_own_resolution() -> None:
     outputs = fixed_outputs(1, aux=2)
     losses, one = criterion(outputs, targets), torch.ones(())
     for name in ("seg_ce", "seg_dice"):
-        assert torch.equal(losses[name], criterion.segmentation(outputs["pred_masks"], targets, one, 2)[name])
-        earlier = [criterion.segmentation(a["pred_masks"], targets, one, 1)[name] for a in outputs["aux_outputs"]]
+        assert torch.equal(losses[name], criterion.segmentation(outputs["pred_masks"], targets.masks, one, 2)[name])
+        earlier = [criterion.segmentation(a["pred_masks"], targets.masks, one, 1)[name] for a in outputs["aux_outputs"]]
         torch.testing.assert_close(losses[f"{name}_aux"], 0.5 * torch.stack(earlier).sum())
 
 
@@ -111,9 +111,9 @@ def test_masks_are_read_in_the_middle_of_cells() -> None:
     coarse = torch.randint(0, 5, (1, SIZE // 8, SIZE // 8), generator=torch.Generator().manual_seed(0))
     masks = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)
     logits, one = fixed_outputs(1)["pred_masks"], torch.ones(())
-    expected = Criterion(PLAIN).segmentation(logits, mask_targets(masks), one)
+    expected = Criterion(PLAIN).segmentation(logits, masks, one)
     for shift in (-1, 1):  # a pixel to either side, the middle of a cell keeps its class
-        found = Criterion(PLAIN).segmentation(logits, mask_targets(masks.roll((shift, shift), (1, 2))), one)
+        found = Criterion(PLAIN).segmentation(logits, masks.roll((shift, shift), (1, 2)), one)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 

@@ -38,6 +38,12 @@ def pairs(match: Match) -> dict[tuple[int, int], tuple[float, ...]]:
     return {k: (*box, label) for k, box, label in zip(keys, match.boxes.tolist(), match.labels.tolist())}
 
 
+def one_to_one(outputs: dict[str, Tensor], targets: Targets) -> Match:
+    """The match of a single run."""
+    (match,) = match_one_to_one([outputs], targets)
+    return match
+
+
 # --- one to one ---
 
 
@@ -58,20 +64,20 @@ def test_match_is_the_cheapest_assignment(seed: int) -> None:
     cost = object_cost(outputs, Objects.of(targets))
     best = min(itertools.permutations(range(5), 3), key=lambda queries: sum(cost[o, q] for o, q in enumerate(queries)))
     expected = {(0, q): (*targets.boxes[0][o].tolist(), int(targets.labels[0][o])) for o, q in enumerate(best)}
-    assert pairs(match_one_to_one(outputs, targets)) == expected
+    assert pairs(one_to_one(outputs, targets)) == expected
 
 
 def test_permuting_predictions_permutes_the_match() -> None:
     outputs, targets = random_objects(2, 8), targets_of(3, 5)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(4))
-    turned = match_one_to_one({k: v[:, order] for k, v in outputs.items()}, targets)
+    turned = one_to_one({k: v[:, order] for k, v in outputs.items()}, targets)
     there = Match(turned.image, order[turned.query], turned.boxes, turned.labels)
-    assert pairs(there) == pairs(match_one_to_one(outputs, targets))
+    assert pairs(there) == pairs(one_to_one(outputs, targets))
 
 
 def test_every_object_has_one_query_and_no_query_two_objects() -> None:
     targets = targets_of(3, 0, 6)
-    match = match_one_to_one(random_objects(3, 8), targets)
+    match = one_to_one(random_objects(3, 8), targets)
     assert sorted(match.image.tolist()) == [0] * 3 + [2] * 6
     assert len(pairs(match)) == 9
     for b in (0, 2):
@@ -81,23 +87,23 @@ def test_every_object_has_one_query_and_no_query_two_objects() -> None:
 
 def test_an_object_is_matched_with_predictions_of_its_own_image() -> None:
     outputs, targets = random_objects(3, 6), targets_of(2, 0, 3)
-    together = pairs(match_one_to_one(outputs, targets))
+    together = pairs(one_to_one(outputs, targets))
     alone = {}
     for b in (0, 2):
         one = object_targets([targets.boxes[b]], [targets.labels[b]])
-        found = pairs(match_one_to_one({k: v[b : b + 1] for k, v in outputs.items()}, one))
+        found = pairs(one_to_one({k: v[b : b + 1] for k, v in outputs.items()}, one))
         alone |= {(b, query): what for (_, query), what in found.items()}
     assert together == alone
 
 
 def test_empty_targets_match_nothing() -> None:
-    match = match_one_to_one(random_objects(2, 8), targets_of(0, 0))
+    match = one_to_one(random_objects(2, 8), targets_of(0, 0))
     assert (len(match.image), match.query.dtype, match.boxes.shape) == (0, torch.int64, (0, 4))
 
 
 def test_more_objects_than_queries_leave_some_without() -> None:
     targets = targets_of(7)
-    match = match_one_to_one(random_objects(1, 4), targets)
+    match = one_to_one(random_objects(1, 4), targets)
     assert sorted(match.query.tolist()) == [0, 1, 2, 3]
     assert len({tuple(b) for b in match.boxes.tolist()}) == 4
 
@@ -108,18 +114,29 @@ def test_a_single_query_takes_the_cheapest_object() -> None:
         "pred_logits": torch.zeros(1, 1, 3),
         "pred_boxes": torch.tensor([[[0.6, 0.6, 0.25, 0.3]]]),
     }
-    assert pairs(match_one_to_one(outputs, targets)) == {(0, 0): pytest.approx((0.6, 0.6, 0.3, 0.3, 0))}
+    assert pairs(one_to_one(outputs, targets)) == {(0, 0): pytest.approx((0.6, 0.6, 0.3, 0.3, 0))}
 
 
-def test_groups_are_matched_anew() -> None:
-    outputs, targets = random_objects(2, 12), targets_of(3, 2)
-    match = match_one_to_one(outputs, targets, groups=3)
-    expected = {}
-    for g in range(3):
-        part = match_one_to_one({k: v[:, 4 * g : 4 * g + 4] for k, v in outputs.items()}, targets)
-        expected |= pairs(Match(part.image, part.query + 4 * g, part.boxes, part.labels))
-    assert pairs(match) == expected
-    assert len(expected) == 15
+def test_runs_matched_together_have_the_matches_that_each_has_alone() -> None:
+    runs, targets = [random_objects(2, n, seed=n) for n in (4, 9, 2)], targets_of(3, 2)
+    together = match_one_to_one(runs, targets)
+    assert [pairs(match) for match in together] == [pairs(one_to_one(run, targets)) for run in runs]
+    assert [len(match.query) for match in together] == [5, 5, 4]
+
+
+def test_the_costs_of_all_runs_cross_to_the_cpu_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    crossed: list[tuple[int, ...]] = []
+    cpu = Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda self: (crossed.append(tuple(self.shape)), cpu(self))[1])
+    match_one_to_one([random_objects(2, n) for n in (4, 9)], targets_of(3, 2))
+    assert crossed == [(5, 13)]
+
+
+def test_shifted_pairs_count_predictions_from_elsewhere() -> None:
+    match = one_to_one(random_objects(1, 6), targets_of(2))
+    moved = match.shifted(10)
+    assert torch.equal(moved.query, match.query + 10)
+    assert torch.equal(moved.boxes, match.boxes)
 
 
 @pytest.mark.parametrize("name", ["pred_logits", "pred_boxes"])
@@ -128,7 +145,7 @@ def test_what_is_not_finite_is_named(name: str, value: float) -> None:
     outputs = random_objects(2, 8)
     outputs[name].view(-1)[5] = value
     with pytest.raises(FloatingPointError, match=f"^{name} is not finite"):
-        match_one_to_one(outputs, targets_of(1, 1))
+        one_to_one(outputs, targets_of(1, 1))
     with pytest.raises(FloatingPointError, match=f"^{name} is not finite"):
         match_one_to_many({**outputs, "references": boxes_in_view(8)}, targets_of(1, 1))
 

@@ -209,6 +209,17 @@ def test_speed_is_shown_beside_the_reference_models(tmp_path: Path) -> None:
     assert "1.00 M, 1.00 M, 1.00 M, 3.00 M" in filled
     assert "| LR-ASPP + SSDLite320 + MobileNetV3-Small | 30.0 ms |" in filled
     assert "| 40, 41, 42; 43 ms |" in filled
+    record |= {f"{name}_deployed_ms_median": 20.0 for name in ("lraspp", "ssdlite", "mobilenet")}
+    for name in ("latency_deployed", "exported_deployed", "openvino_deployed", "openvino"):
+        record |= {f"{name}_ms_median": 6.0, f"{name}_ms_p95": 7.0, f"{name}_ratio": 0.1}
+    (tmp_path / "benchmark.json").write_text(
+        json.dumps({**record, "precision": "bf16", "commit": "abc", "deployed_size": 256})
+    )
+    filled = fill("<!-- table benchmark -->\n<!-- end -->\n", tmp_path)
+    assert "| exported to ONNX, OpenVINO: median (95 %), ratio | 6.0 (7.0) ms, 0.10 |" in filled
+    assert "| deployed, at 256 px: median (95 %) | 6.0 (7.0) ms |" in filled
+    assert "MobileNetV3-Small at 520, 320, 224 px | 60.0 ms |" in filled
+    assert "| deployed and exported to ONNX, OpenVINO: median (95 %), ratio | 6.0 (7.0) ms, 0.10 |" in filled
 
 
 def test_single_runs_show_the_end_and_each_task_after_its_own_stage(
