@@ -60,6 +60,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "final-24": comparison,
     "final-exclusive": comparison,
     "final-lite0": comparison,
+    "final-lite0-256": comparison,
     "final-lite0-320": comparison,
     "backbones": backbones,
     "classes": classes,

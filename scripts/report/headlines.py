@@ -13,7 +13,8 @@ from scripts.report.tables import OWN, RECIPE, SHOWN, grid
 FIRST = {
     "final": ("Fast-SCNN", "[literal](configs/default.yaml)"),
     "final-375k": ("Fast-SCNN", "[strict](configs/strict.yaml)"),
-    "final-lite0-320": ("EfficientNet-Lite0", "[strict](configs/lite0_320.yaml)"),
+    "final-lite0": ("EfficientNet-Lite0", "[literal](configs/lite0.yaml)"),
+    "final-lite0-320": ("EfficientNet-Lite0", "[strict](configs/final_lite0.yaml)"),
 }
 """Folders of the README's first table: backbone, and how the limit on replay is read."""
 

@@ -36,7 +36,7 @@ RECIPE = "onehead"
 
 CHAINS = {
     "fast_scnn": ("stage 0", "final/onehead-all-s*.json"),
-    "efficientnet_lite0": ("ImageNet", "final-lite0-320/onehead-all-s*.json"),
+    "efficientnet_lite0": ("ImageNet", "final-lite0/onehead-all-s*.json"),
 }
 """Backbones whose chains were run on the real sets: what they started from, and their results."""
 
@@ -48,8 +48,8 @@ ALONE = {
     "conventional/conventional": "the same backbone and neck, a conventional head each",
     "final-exclusive/single-task": "Fast-SCNN, one objectness and a softmax over classes",
     "longer-78/longer": "the same, 78 epochs each",
-    "final-lite0/single-task": "EfficientNet-Lite0 from ImageNet, `configs/lite0.yaml`",
-    "final-lite0-320/single-task": "the same, `configs/lite0_320.yaml`",
+    "final-lite0-256/single-task": "EfficientNet-Lite0 from ImageNet, 256 px",
+    "final-lite0-320/single-task": "the same, 320 px",
 }
 """Recipes by which each task was trained alone, by folder of results and variant."""
 
