@@ -59,7 +59,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "final-mosaics": comparison,
     "final-24": comparison,
     "final-exclusive": comparison,
-    "final-lite0": comparison,
+    "final-lite0": lambda path: stages(path / "onehead-all-s0"),
     "final-lite0-256": comparison,
     "final-lite0-320": comparison,
     "backbones": backbones,
