@@ -84,7 +84,8 @@ def test_what_is_missing_is_said_in_a_sentence(
     pytest.importorskip("wandb_workspaces", reason="needs wandb-workspaces")
     assert run_cli(main, words) == 2
     said = capsys.readouterr().err  # why is wandb's own: no key, or no network
-    assert "error: the dashboard was not saved (" in said and "`wandb login` first, see --entity" in said
+    assert "error: the dashboard was not saved (" in said
+    assert "`wandb login` first, see --entity" in said
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(UserError, match="pip install wandb-workspaces"):
         main(words)
