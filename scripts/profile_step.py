@@ -194,17 +194,14 @@ def instrumented(recorder: Recorder) -> Iterator[None]:
         return recorder.watched(self, bar(self, loader), len(loader))
 
     with ExitStack() as stack:
+        inside: list[str] = []  # parts that are running, outermost first
         for owner, name, part in PARTS:
-            stack.enter_context(patch.object(owner, name, marked(getattr(owner, name), part)))
+            stack.enter_context(patch.object(owner, name, marked(getattr(owner, name), part, inside)))
         stack.enter_context(patch.object(StageLoop, "bar", watched))
         yield
 
 
-inside: list[str] = []
-"""Parts that are running, outermost first."""
-
-
-def marked(function: Callable[..., Any], part: str) -> Callable[..., Any]:
+def marked(function: Callable[..., Any], part: str, inside: list[str]) -> Callable[..., Any]:
     """The function, marked as a part of a step; what teachers compute is all theirs."""
 
     @wraps(function)
