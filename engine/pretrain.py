@@ -17,6 +17,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from timm.optim import Muon
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
@@ -47,6 +48,8 @@ NORM_BATCHES = 100
 """Batches from which norms are estimated anew at the end."""
 WARMUP = 0.02
 """Share of the steps with a rising rate."""
+ADAMW_SCALE = 0.2
+"""Rate of what AdamW learns, as a share of Muon's."""
 
 
 def pretrain(config: Config, resume: bool = False) -> None:
@@ -91,9 +94,7 @@ class Pretraining:
         for module in (self.backbone, self.distillation, self.teacher):
             module.to(self.device).to(memory_format=torch.channels_last)
         self.statistics = [s.to(self.device) for s in image_statistics(self.backbone)]
-        self.optimizer = self.accelerator.prepare(
-            torch.optim.AdamW(self.groups(settings.weight_decay), lr=settings.lr, fused=True)
-        )
+        self.optimizer = self.accelerator.prepare(self.muon())
         self.ema = ModelEmaV3(self.backbone, decay=settings.ema, use_warmup=True)
         self.steps, self.step, self.seconds = max(1, settings.views // settings.batch), 0, 0.0
         self.tracker = Tracker(folder, config.track, to_dict(config), unfinished["rows"] if unfinished else [])
@@ -108,13 +109,15 @@ class Pretraining:
         if {k: v.shape for k, v in readouts.items()} == {k: v.shape for k, v in own.items()}:
             self.distillation.load_state_dict(readouts)
 
-    def groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Filters and matrices decay, norms and biases do not."""
+    def muon(self) -> Muon:
+        """Muon for matrices, AdamW for depthwise filters, norms and biases; norms and biases do not decay."""
         parameters = [*self.backbone.parameters(), *self.distillation.parameters()]
-        return [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        settings = self.config.pretrain
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
+        return Muon(groups, lr=settings.lr, momentum=0.95, nesterov=True, fallback_lr_scale=ADAMW_SCALE)
 
     def resume(self, unfinished: dict[str, Any]) -> None:
         """Take up an interrupted run."""

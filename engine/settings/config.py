@@ -139,8 +139,8 @@ class PretrainConfig:
     view: ViewConfig = field(default_factory=ViewConfig)
     batch: int = 64
     """Views a step."""
-    lr: float = 1e-3
-    """Highest learning rate: flat for the first half, then a cosine to zero."""
+    lr: float = 5e-3
+    """Highest learning rate of Muon: flat for the first half, then a cosine to zero."""
     weight_decay: float = 1e-5
     """Decoupled weight decay of filters and matrices: nearly none, as suits small networks that are taught."""
     clip: float = 5.0
