@@ -89,8 +89,7 @@ def predict_all(model: Model, wanted: Sequence[tuple[str, str]], out: Path, scor
                 continue
             picture.save(out / f"{name}.png", pnginfo=made)
             results[source] = found.to_json()
-            label = "" if found.label is None else f"{found.label} ({found.probability:.0%}), "
-            print(f"{source}: {label}{len(found.boxes)} boxes -> {out / name}.png")
+            print(f"{source}: {found.in_words()} -> {out / name}.png")
     finally:  # what was found is kept, whatever ends the program
         if results:
             write_text(out / INDEX, json.dumps(results, indent=1) + "\n")

@@ -213,19 +213,26 @@ def train_stage(run: Run, name: str, unfinished: dict[str, Any] | None) -> None:
 
 
 def print_table(summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder: Path) -> None:
-    """One line a task: value after its own stage, at the end, drop, verdict."""
-    print(f"\n{'task':<6}{'metric':<8}{'own stage':>10}{'final':>9}{'drop':>8}{'relative':>10}  within 5 %")
+    """One line a task: value after its own stage, at the end, change, verdict."""
+    print(f"\n{'task':<6}{'metric':<8}{'own stage':>10}{'end':>9}{'points':>8}{'relative':>10}  lost at most 5 %")
     for task in HEADLINE:
         if task in summary["tasks"]:
             t = summary["tasks"][task]
             print(
                 f"{task:<6}{t['metric']:<8}{t['after_own_stage']:>10.4f}{t['final']:>9.4f}"
-                f"{t['drop_points']:>8.2f}{100 * t['drop_relative']:>9.1f}%  {'yes' if t['passed'] else 'NO'}"
+                f"{0 - t['drop_points']:>+8.2f}{0 - 100 * t['drop_relative']:>+9.1f}%  {verdict(t)}"
             )
     last = next((r for r in reversed(rows) if "AP50" in r), None)
     if last is not None:
         print(f"AP50 at the end: {last['AP50']:.4f}")
     print(f"{summary['minutes']:.1f} minutes of training; figures and plots in {folder}")
+
+
+def verdict(task: dict[str, Any]) -> str:
+    """Whether what a task had after its own stage is kept."""
+    if not task["after_own_stage"]:
+        return "nothing was learnt"
+    return "yes" if task["passed"] else "NO"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ BOX_FILES = (
 _MAX_BYTES = 500_000
 IGNORED = frozenset({"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown", "border"})
 """Names of what counts as no class."""
-_BACKGROUND = frozenset({"background", "bg"})
+BACKGROUND = frozenset({"background", "bg"})
+"""Names of what is no object."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def _background_first(entries: list[_Entry]) -> list[_Entry]:
     if any(entry.colour is None for entry in entries):
         return entries
     for position, entry in enumerate(entries):
-        if normal_name(entry.name) in _BACKGROUND and position:
+        if normal_name(entry.name) in BACKGROUND and position:
             valued = [_Entry(e.name, number, e.colour) for number, e in enumerate(entries)]
             return [valued[position], *valued[:position], *valued[position + 1 :]]
     return entries

@@ -13,7 +13,7 @@ from data.classes import VOC_CLASSES, NameIndex, normal_name, one_form
 from data.errors import DataError
 from data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, holds_only, image_size
 from data.layouts.alike import common
-from data.layouts.class_names import IGNORED, ClassNames, find_names, for_classes
+from data.layouts.class_names import BACKGROUND, IGNORED, ClassNames, find_names, for_classes
 from data.layouts.tree import (
     IMAGE_WORDS,
     MASK_ENDING,
@@ -194,8 +194,10 @@ def read_masks(found: Found, classes: Sequence[str] | None = None) -> TaskSet:
     """
     own = read_class_names(found)
     own, notes = _with_255(found, own)
-    assumed = "" if own.source else "; no file names the classes: those of Pascal VOC are assumed"
     names, coding = tuple(classes or own.names), own.coding
+    which = "those of Pascal VOC" if names == VOC_CLASSES else f"{listing(names)}, in this order,"
+    assumed = "" if own.source else f"; no file names the classes: {which} are assumed"
+    notes += _without_background(own)
     if classes is not None and own.source and [*map(normal_name, own.names)] != [*map(normal_name, classes)]:
         coding = for_classes(own, _positions(found, own, classes))
     plain = coding == MaskCoding()
@@ -209,6 +211,14 @@ def read_masks(found: Found, classes: Sequence[str] | None = None) -> TaskSet:
             )
         records.append(Record(image, mask=mask, coding=None if plain else coding))
     return TaskSet("seg", found.split, found.layout + assumed, names, tuple(records), notes=(*found.notes, *notes))
+
+
+def _without_background(own: ClassNames) -> tuple[str, ...]:
+    """A note where the names in a file begin with another class than the background, whose value is usually 0."""
+    if not own.source or own.coding != MaskCoding() or normal_name(own.names[0]) in BACKGROUND | IGNORED:
+        return ()
+    remedy = "put a first line `background` there if 0 is no class"
+    return (f"{own.source}: {own.names[0]} comes first, so 0 in the masks is {own.names[0]}; {remedy}",)
 
 
 def _positions(found: Found, own: ClassNames, classes: Sequence[str]) -> list[int]:

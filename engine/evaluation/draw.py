@@ -36,13 +36,13 @@ def draw(picture: AnyPicture, found: Prediction, opacity: float = OPACITY, with_
     if step > 1:
         image, mask = image.reduce(step), mask[::step, ::step]
     size = (round(image.width * enlarged), round(image.height * enlarged))
-    extent = (size[0] + LEGEND, max(size[1], 24 * (4 + len(found.regions)))) if with_legend else size
+    extent = (size[0] + LEGEND, max(size[1], 24 * (4 + len(found.named_regions)))) if with_legend else size
     whole = Image.new("RGB", extent, "white")
     for top, end in strips(*image.size):  # floats take many times the memory of the picture
         strip = np.asarray(image.crop((0, top, image.width, end)))
         coloured = Image.fromarray(tinted(strip, mask[top:end], opacity))
         whole.paste(coloured.resize(size) if enlarged > 1 else coloured, (0, top))
-    pen, letters = ImageDraw.Draw(whole), lettering((found.label or "", *found.regions, *found.det_classes))
+    pen, letters = ImageDraw.Draw(whole), lettering((found.label or "", *found.named_regions, *found.det_classes))
     for box in reversed(found.boxes):  # the surest ones on top
         corners = [enlarged / step * v for v in box.xyxy]
         colour = colour_of(1 + found.det_classes.index(box.name))
@@ -68,7 +68,7 @@ def legend(pen: ImageDraw.ImageDraw, left: int, found: Prediction, letters: Lett
         (None, "" if found.label is None else f"label: {found.label} ({found.probability:.0%})")
     ]
     lines += [(None, ""), (None, "regions")]
-    for name, share in found.regions.items():
+    for name, share in found.named_regions.items():
         lines.append((colour_of(found.seg_classes.index(name)), f"{name} ({share:.0%})"))
     for i, (colour, text) in enumerate(lines):
         top = 8 + 24 * i

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ from engine.evaluation.metrics import predicted_mask
 from engine.evaluation.pictures import AnyPicture, rgb_picture
 from models.boxes import to_xyxy
 from models.postprocess import detections
+
+LEAST_SHARE = 0.005
+"""Of an image's pixels: smaller regions are not named."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,20 @@ class Prediction:
         counts = np.sum([np.bincount(row, minlength=len(self.seg_classes)) for row in self.mask], axis=0)
         order = [int(i) for i in counts.argsort()[::-1] if counts[i] and self.seg_classes]
         return {self.seg_classes[i]: float(counts[i]) / self.mask.size for i in order}
+
+    @property
+    def named_regions(self) -> dict[str, float]:
+        """The regions that are large enough to be named."""
+        return {name: share for name, share in self.regions.items() if share >= LEAST_SHARE}
+
+    def in_words(self) -> str:
+        """Label, boxes and regions in a line, such as "church (58%); boxes: 2 person, car; regions: person 31%"."""
+        label = [] if self.label is None else [f"{self.label} ({self.probability:.0%})"]
+        counts = Counter(box.name for box in self.boxes)
+        boxes = ", ".join(name if n == 1 else f"{n} {name}" for name, n in counts.items())
+        regions = ", ".join(f"{name} {share:.0%}" for name, share in self.named_regions.items())
+        parts = [("boxes", boxes if self.det_classes else None), ("regions", regions if self.seg_classes else None)]
+        return "; ".join([*label, *(f"{what}: {text or 'none'}" for what, text in parts if text is not None)])
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; the mask as shares of the regions."""

@@ -21,7 +21,7 @@ from data.types import VOID, Record, Task, TaskSet
 from engine.evaluation.draw import colour_of
 from engine.evaluation.evaluate import Evaluation, Model
 from engine.evaluation.metrics import predicted_mask
-from engine.evaluation.prediction import network_input
+from engine.evaluation.prediction import LEAST_SHARE, network_input
 from models.boxes import to_xyxy
 from models.postprocess import detections
 
@@ -29,8 +29,6 @@ PICTURES = 8
 """Of all sets together."""
 SIDE = 360
 """Longest side of a picture in pixels."""
-LEAST_SHARE = 0.005
-"""Smaller regions are not named."""
 Size = tuple[int, int]
 
 

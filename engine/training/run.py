@@ -281,7 +281,10 @@ def last_seconds(rows: list[Row]) -> dict[str, float]:
 
 
 def drops(rows: list[Row]) -> dict[str, dict[str, Any]]:
-    """For each task learnt: value after its own stage, final value, both drops, and whether they are <= 5 %."""
+    """For each task trained: value after its own stage, final value, both drops, and whether they are <= 5 %.
+
+    What was 0 after its own stage has learnt nothing and does not pass.
+    """
     table: dict[str, dict[str, Any]] = {}
     for task, metric in HEADLINE.items():
         own = [r[metric] for r in rows if r["stage"] in (task, JOINT)]
@@ -295,6 +298,6 @@ def drops(rows: list[Row]) -> dict[str, dict[str, Any]]:
             "final": final,
             "drop_points": round(100 * (base - final), 2),
             "drop_relative": round(relative, 4),
-            "passed": base - final <= 0.05 and relative <= 0.05,
+            "passed": base > 0 and base - final <= 0.05 and relative <= 0.05,
         }
     return table

@@ -166,18 +166,18 @@ def comparison(folder: Path) -> str:
 
 
 def ablation(folder: Path) -> str:
-    """One row a remedy: metrics at the end of the chain, their mean relative drops against single-task networks."""
+    """One row a remedy: metrics at the end of the chain, their mean relative changes against single-task networks."""
     chains, singles = chains_and_singles(grid(folder))
     own = {m: number([r["rows"][-1][m] for r in singles if r["stage"] == OWN[m]]) for m in HEADLINE.values()}
-    rows = [["remedy", *(name for m in own for name in (m, "drop")), "backward transfer"]]
+    rows = [["remedy", *(name for m in own for name in (m, "change")), "backward transfer"]]
     rows.append(["single-task networks", *(text for value in own.values() for text in (value, "")), ""])
     for variant, title in ABLATION.items():
         cells = chains[variant]
         row = [title]
         for metric in own:
             drops = [c["drops"][metric] for c in cells]
-            lost = round(100 * statistics.mean(d["relative"] for d in drops))
-            row += [number([d["after"] for d in drops]), f"{lost} %"]
+            change = -round(100 * statistics.mean(d["relative"] for d in drops))
+            row += [number([d["after"] for d in drops]), f"{change:+d} %"]
         rows.append([*row, transfer(cells)])
     return "\n".join(markdown(rows))
 

@@ -55,6 +55,19 @@ def found(mask: np.ndarray, boxes: list[Box] | None = None) -> Prediction:
     return Prediction({"tench": 0.9, "church": 0.1}, boxes or [], mask, ("cat", "dog"), ("background", "cat", "dog"))
 
 
+def test_what_was_found_is_said_in_a_line() -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    mask[:5], mask[5, 0] = 1, 2  # one pixel of dog is not worth a word
+    boxes = [Box("dog", 0.9, (0, 0, 5, 5)), Box("cat", 0.8, (0, 0, 5, 5)), Box("dog", 0.7, (5, 5, 9, 9))]
+    expected = "tench (90%); boxes: 2 dog, cat; regions: background 75%, cat 25%"
+    assert found(mask, boxes).in_words() == expected
+    assert found(mask).in_words() == "tench (90%); boxes: none; regions: background 75%, cat 25%"
+    nothing_learnt = Prediction({}, [], np.zeros((4, 4), np.uint8), (), ())
+    assert nothing_learnt.in_words() == ""
+    assert set(found(mask).regions) == {"background", "cat", "dog"}
+    assert list(found(mask).named_regions) == ["background", "cat"]
+
+
 def test_a_picture_of_the_networks_size_is_read_as_evaluation_reads_it(model: OneHead) -> None:
     image = photo(96, 96)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255

@@ -161,8 +161,8 @@ def test_the_ablation_shows_what_each_remedy_keeps(tmp_path: Path, monkeypatch: 
     write(tmp_path / "compare", *cells, *singles)
     lines = fill("<!-- table ablation -->\n<!-- end -->\n", tmp_path).splitlines()
     assert lines[3] == "| single-task networks | 0.200 |  | 0.050 |  | 0.900 |  |  |"
-    assert lines[4] == "| EWC | 0.100 | 25 % | 0.020 | 25 % | 0.800 | 25 % | -10.0 |"
-    assert lines[5].startswith("| none | 0.100 | 25 % |")
+    assert lines[4] == "| EWC | 0.100 | -25 % | 0.020 | -25 % | 0.800 | -25 % | -10.0 |"
+    assert lines[5].startswith("| none | 0.100 | -25 % |")
 
 
 def test_links_between_pages_lead_to_files_and_headings() -> None:

@@ -236,6 +236,16 @@ def test_missing_names_are_assumed_with_a_note(tmp_path: Path) -> None:
     found = load_set(tmp_path, "seg", "val")
     assert found.classes == VOC_CLASSES
     assert "no file names the classes: those of Pascal VOC are assumed" in found.layout
+    found = load_set(tmp_path, "seg", "val", ("background", "road", "wall"))  # as those of a checkpoint
+    assert "no file names the classes: background, road, wall, in this order, are assumed" in found.layout
+
+
+@pytest.mark.parametrize(("first", "said"), [("cat", True), ("background", False), ("Unlabeled", False)])
+def test_names_that_do_not_begin_with_the_background_are_noted(tmp_path: Path, first: str, said: bool) -> None:
+    seg_set(tmp_path, "{split}/images", "{split}/masks", "val")
+    (tmp_path / "classes.txt").write_text(f"{first}\nroad\nwall\n")
+    notes = "\n".join(load_set(tmp_path, "seg", "val").notes)
+    assert (f"{first} comes first, so 0 in the masks is {first}; put a first line `background` there" in notes) == said
 
 
 def test_jpeg_masks_are_named(tmp_path: Path) -> None:

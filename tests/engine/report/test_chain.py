@@ -17,7 +17,7 @@ from tests.engine.report.outline import Outline
 
 SECTIONS = [
     "Forgetting curves",
-    "Drops",
+    "Changes",
     "Classes",
     "Loss terms",
     "The same pictures after every stage",
@@ -89,17 +89,20 @@ def test_drops_are_judged_by_both_readings() -> None:
     assert row["alone"]["relative"] == pytest.approx(0.232)
     assert not row["alone"]["passed"]
     assert drop_rows(tasks, {"mAP": None})[0]["alone"] is None
+    assert not drop_rows(tasks, {"mAP": 0.0})[0]["alone"]["passed"]  # nothing was there to be kept
 
 
 def test_single_task_values_are_shown_where_they_are_known(run: Path) -> None:
     before = Outline(written(run)).tables["drops"]
     assert [row[-1] for row in before[2:]] == ["not known"] * 3
-    page = written(run, {"mIoU": 0.0, "mAP": 0.5, "Top-1": None})
+    page = written(run, {"mIoU": 1e-6, "mAP": 0.5, "Top-1": None})
     rows = Outline(page).tables["drops"][2:]
     assert rows[0][-1] == "✓ within 5 %"
     assert rows[1][-4] == "0.500"
     assert rows[1][-1] == "✗ above 5 %"
+    assert rows[1][-2].startswith("-")
     assert rows[2][-1] == "not known"
+    assert Outline(written(run, {"mIoU": 0.0})).tables["drops"][2][-1] == "nothing was learnt"
     assert "of a single-task network: 1 of 2." in page
 
 

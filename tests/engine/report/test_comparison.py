@@ -56,7 +56,7 @@ def test_the_matrix_has_means_ranges_and_verdicts_of_every_seed(tmp_path: Path) 
     assert all(address.startswith("#") for address in outline.addresses)
     matrix = {cells[0]: cells for cells in outline.tables["final"]}
     assert list(matrix) == ["variant", "single-task", "ewc", ODD]
-    assert matrix["ewc"][1:3] == ["2", "0.470 (0.460-0.480)"]
+    assert matrix["ewc"][1:5] == ["2", "0.470 (0.460-0.480)", "-3.0", "-6.0 %"]
     assert matrix["ewc"][matrix["variant"].index("passed")] == "1 of 2 / 0 of 2"
     seeds = {tuple(cells[:2]): cells[2:] for cells in outline.tables["seeds"][1:]}
     assert seeds["ewc", "0"] == ["0.480", "0.100", "0.500", "0.300", "✓ within 5 %", "✗ above 5 %", "2.0"]
