@@ -9,7 +9,7 @@ TOOLS := pytest pytest-timeout pytest-xdist hypothesis
 
 help:
 	@echo "make quickstart   install, draw small synthetic sets, train all three stages, evaluate (4 minutes on 2 CPU cores)"
-	@echo "make test         install, lint, types, tests (5 minutes)"
+	@echo "make test         install, lint, types, tests (5 to 10 minutes)"
 	@echo "make test-all     the same with the longer proofs"
 	@echo "make test-lowest  the numeric tests with the oldest packages that pyproject.toml admits, in a .venv-lowest of their own"
 	@echo "make audit        look the pinned packages up among known vulnerabilities"

@@ -1,8 +1,9 @@
 """Distillation from the previous stage: all that the old tasks read, on whatever images the new stage shows.
 
-Sources: knowledge distillation, arXiv 1503.02531; feature maps as hints, arXiv 1412.6550; selecting queries as the
-teacher does instead of matching student and teacher queries, arXiv 2508.11339. Dense outputs are compared position by
-position; decoder outputs, layer by layer, with the student run on the teacher's selection and reference boxes.
+Sources: knowledge distillation, arXiv 1503.02531; feature maps as hints, arXiv 1412.6550; query i compared with query
+i instead of a Hungarian match, arXiv 2508.11339 (queries are selected image by image here, so the student is run on the
+teacher's selection and reference boxes). Dense outputs are compared position by position, decoder outputs layer by
+layer.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ from engine.storage.checkpoint import load, load_model
 from engine.storage.errors import UserError, noted, run_cli
 from engine.storage.files import write_text
 from engine.tracking.plots import plot_comparison
-from engine.training.run import JOINT
 from engine.training.sets import read_sets
+from engine.training.summary import JOINT
 
 OFF = {
     **{f"continual.{name}": 0 for name in ("distill", "replay", "hold", "recall")},

@@ -7,6 +7,7 @@ the same on a CPU.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,8 +49,8 @@ NORM_BATCHES = 100
 """Batches from which norms are estimated anew at the end."""
 WARMUP = 0.02
 """Share of the steps with a rising rate."""
-ADAMW_SCALE = 0.2
-"""Rate of what AdamW learns, as a share of Muon's."""
+FALLBACK_SCALE = 0.2
+"""Learning rate of what Muon does not learn, as a share of Muon's (docs/search-log.md)."""
 
 
 def pretrain(config: Config, resume: bool = False) -> None:
@@ -110,14 +111,17 @@ class Pretraining:
             self.distillation.load_state_dict(readouts)
 
     def muon(self) -> Muon:
-        """Muon for matrices, AdamW for depthwise filters, norms and biases; norms and biases do not decay."""
+        """Muon (arXiv 2502.16982: updates of AdamW's size) for convolutions and matrices, readouts among them.
+
+        Depthwise filters, norms and biases are learnt by its fallback, NAdamW; norms and biases do not decay.
+        """
         parameters = [*self.backbone.parameters(), *self.distillation.parameters()]
         settings = self.config.pretrain
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return Muon(groups, lr=settings.lr, momentum=0.95, nesterov=True, fallback_lr_scale=ADAMW_SCALE)
+        return Muon(groups, lr=settings.lr, momentum=0.95, nesterov=True, fallback_lr_scale=FALLBACK_SCALE)
 
     def resume(self, unfinished: dict[str, Any]) -> None:
         """Take up an interrupted run."""
@@ -156,13 +160,13 @@ class Pretraining:
         bar = tqdm(total=self.steps * settings.batch, initial=self.step * settings.batch, unit=" views", disable=None)
         for views, outputs in batches:
             for name, value in self.learn(views, outputs).items():
-                sums[name] = sums.get(name, 0.0) + value / interval
+                sums[name] = sums.get(name, 0.0) + value
             self.step += 1
             bar.update(settings.batch)
             self.seconds = before + time.monotonic() - begin
             over = settings.minutes is not None and time.monotonic() - begin > 60 * settings.minutes
-            if self.step % interval == 0:
-                self.log(sums, len(views), views.shape[-1], interval)
+            if self.step % interval == 0 or self.step == self.steps:
+                self.log(sums, views, interval)
                 sums = {}
             if self.step % interval == 0 and (over or time.monotonic() - saved >= self.config.track.save_seconds):
                 save(self.folder / "last.pt", self.content())
@@ -211,24 +215,25 @@ class Pretraining:
         mean, std = self.statistics
         return ((views - mean) / std).contiguous(memory_format=torch.channels_last)
 
-    def log(self, sums: dict[str, Tensor], batch: int, side: int, steps: int) -> None:
-        """Check and record the means of the last steps."""
-        losses = {k: round(float(v), 5) for k, v in sums.items()}
+    def log(self, sums: dict[str, Tensor], views: Tensor, interval: int) -> None:
+        """Check and record the means since the last row, of which there is one each `interval` steps and at the end."""
+        count = self.step % interval or interval
+        losses = {k: round(float(v) / count, 5) for k, v in sums.items()}
         norm, where = losses.pop("norm"), "stage pretrain"
         check_losses(losses, where, self.step, self.folder, "pretrain.lr")
         if self.accelerator.scaler is None:  # a scaler skips a step that is not finite by itself
             check_norm(norm, where, self.step, self.folder, "pretrain.lr")
         row: Row = {
             "stage": "pretrain",
-            "epoch": self.step // steps,
-            "views": self.step * batch,
-            "side": side,
+            "epoch": math.ceil(self.step / interval),
+            "views": self.step * len(views),
+            "side": views.shape[-1],
             "loss": round(sum(losses.values()), 5),
             "norm": norm,
             "seconds": round(self.seconds, 1),
             "losses": losses,
         }
-        self.tracker.log(row, steps)
+        self.tracker.log(row, interval)
         print("  ".join(f"{k} {v}" for k, v in row.items() if k not in ("stage", "losses")), flush=True)
 
     @torch.no_grad()

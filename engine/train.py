@@ -36,9 +36,10 @@ from engine.storage.device import keep_freed_memory
 from engine.storage.errors import UserError, noted, run_cli
 from engine.storage.files import first_process, run_lock, write_text
 from engine.training.changed_data import check_data
-from engine.training.run import JOINT, SUMMARY, Run, headline
+from engine.training.run import SUMMARY, Run
 from engine.training.stage import StageLoop
 from engine.training.start import first_weights
+from engine.training.summary import JOINT, headline
 from models.onehead import OneHead, count_parameters
 
 
@@ -220,7 +221,7 @@ def print_table(summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder:
             t = summary["tasks"][task]
             print(
                 f"{task:<6}{t['metric']:<8}{t['after_own_stage']:>10.4f}{t['final']:>9.4f}"
-                f"{0 - t['drop_points']:>+8.2f}{0 - 100 * t['drop_relative']:>+9.1f}%  {verdict(t)}"
+                f"{0 - t['drop_points']:>+8.2f}{0 - 100 * t['drop_relative']:>+9.1f}%  {kept(t)}"
             )
     last = next((r for r in reversed(rows) if "AP50" in r), None)
     if last is not None:
@@ -228,7 +229,7 @@ def print_table(summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder:
     print(f"{summary['minutes']:.1f} minutes of training; figures and plots in {folder}")
 
 
-def verdict(task: dict[str, Any]) -> str:
+def kept(task: dict[str, Any]) -> str:
     """Whether what a task had after its own stage is kept."""
     if not task["after_own_stage"]:
         return "nothing was learnt"

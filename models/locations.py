@@ -23,7 +23,7 @@ def peaks_first(conf_BP: Tensor, maps: list[Tensor]) -> Tensor:
     """Order of locations (B, P): by confidence, but locations with a surer neighbour on their level after all others.
 
     Without it a few large objects, each with many sure locations, take up all queries. Source: peaks of CenterNet's
-    heatmap, arXiv 1904.07850, section 3.
+    heatmap, arXiv 1904.07850, section 4.
     """
     sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
     levels = []

@@ -118,7 +118,7 @@ def match_one_to_many(outputs: Outputs, targets: Targets, most: int = 9) -> Matc
 
     Every object first gets one location of its own (Hungarian), so that a small one is not left out beside a large
     one. It takes as many as the sum of its best IoUs, between 1 and `most`; of two objects at one location the cheaper
-    one gets it. Source: SimOTA in YOLOX, arXiv 2107.08430, section 2.3, which lacks the first step.
+    one gets it. Source: SimOTA in YOLOX, arXiv 2107.08430, section 2.1, which lacks the first step.
     """
     check_finite(outputs)
     objects = Objects.of(targets)

@@ -53,7 +53,7 @@ def overlap_with_surer(logits_BNC: Tensor, corners_BN4: Tensor) -> Tensor:
 
     One-to-one matching should leave none, but 240 images do not teach that. Logits are compared, not scores: a sigmoid
     may differ in its last digit by the query's number, as vector code and its remainder do. Source: Fast NMS of YOLACT,
-    arXiv 1904.02689, section 3.2: no loop, so that it can be exported.
+    arXiv 1904.02689: no loop, so that it can be exported.
     """
     iou_BNN = corner_iou(corners_BN4[:, :, None], corners_BN4[:, None])
     surer_BNNC = logits_BNC[:, None] > logits_BNC[:, :, None]

@@ -217,7 +217,7 @@ def _without_background(own: ClassNames) -> tuple[str, ...]:
     """A note where the names in a file begin with another class than the background, whose value is usually 0."""
     if not own.source or own.coding != MaskCoding() or normal_name(own.names[0]) in BACKGROUND | IGNORED:
         return ()
-    remedy = "put a first line `background` there if 0 is no class"
+    remedy = "if 0 is no class, list it there as background"
     return (f"{own.source}: {own.names[0]} comes first, so 0 in the masks is {own.names[0]}; {remedy}",)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Prediction:
         """Of the label; 0 where there is none."""
         return next(iter(self.chances.values()), 0.0)
 
-    @property
+    @cached_property
     def regions(self) -> dict[str, float]:
         """Share of the pixels of every class in the mask, largest first."""
         counts = np.sum([np.bincount(row, minlength=len(self.seg_classes)) for row in self.mask], axis=0)

@@ -140,7 +140,7 @@ class PretrainConfig:
     batch: int = 64
     """Views a step."""
     lr: float = 5e-3
-    """Highest learning rate of Muon: flat for the first half, then a cosine to zero."""
+    """Highest learning rate of Muon, flat for the first half, then a cosine to zero; norms and biases have a fifth."""
     weight_decay: float = 1e-5
     """Decoupled weight decay of filters and matrices: nearly none, as suits small networks that are taught."""
     clip: float = 5.0

@@ -163,12 +163,15 @@ def load_weights(model: OneHead, path: str | Path) -> list[str]:
 
 def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], path: Path) -> None:
     """Take up the optimiser of an interrupted stage. Raises UserError when it is one of other groups of weights."""
+    kinds = ["momentum" in state["param_groups"][0] for state in (optimizer.state_dict(), content["optimizer"])]
     try:
+        if kinds[0] != kinds[1]:  # Muon's groups have it, AdamW's do not
+            raise ValueError
         optimizer.load_state_dict(content["optimizer"])
     except ValueError:
         raise UserError(
-            f"{path} holds an optimiser with other groups of weights: resume with the rates, weight decay and version "
-            "of this program that the run began with, or start under a new --name"
+            f"{path} holds another optimiser, or one with other groups of weights: resume with the rates, weight decay "
+            "and version of this program that the run began with, or start under a new --name"
         ) from None
 
 

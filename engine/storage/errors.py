@@ -29,7 +29,7 @@ class Terminated(KeyboardInterrupt):
 def run_cli(
     main: Callable[[Sequence[str] | None], int],
     argv: Sequence[str] | None = None,
-    memory: str = "--optim.batch or --data.size",
+    memory: str = "--optim.batch, --continual.replay_sets or --data.size (in stage 0 --pretrain.batch)",
 ) -> int:
     """Run a command line's `main(argv)` and return the process's exit code.
 

@@ -78,12 +78,13 @@ class Dashboard:
         boxes_of, classes_of = dict(enumerate(model.classes["det"])), dict(enumerate(model.classes["seg"]))
         for task, image in evaluator.first_images(2):
             outputs = model(image[None].to(model.mean.device))
-            label = model.classes["cls"][int(outputs["pred_class"][0].argmax())]
+            labels = model.classes["cls"]
+            label = f": {labels[int(outputs['pred_class'][0].argmax())]}" if labels else ""
             boxes = box_data(outputs, boxes_of, model.threshold)
             mask = predicted_mask(outputs["pred_masks"][0].cpu(), (image.shape[-2], image.shape[-1]))
             yield self.wandb.Image(
                 image,
-                caption=f"{task}: {label}",
+                caption=f"{task}{label}",
                 boxes={"predictions": {"box_data": boxes, "class_labels": boxes_of}},
                 masks={"predictions": {"mask_data": mask.numpy(), "class_labels": classes_of}},
             )

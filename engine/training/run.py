@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -35,6 +34,7 @@ from engine.training.batches import Batch, EpochBatches, make_loader, stable_see
 from engine.training.examples import AugmentedImages, ExampleImages
 from engine.training.sets import read_sets, warn_of_seen
 from engine.training.start import pretrained_backbone
+from engine.training.summary import JOINT, drops, last_seconds
 from models.criterion import Criterion
 from models.norms import absorb_statistics
 from models.onehead import OneHead
@@ -42,8 +42,6 @@ from models.pretrained_backbone import PretrainedBackbone
 from models.targets import Targets
 
 SUMMARY = "summary.json"
-JOINT = "joint"
-"""Stage that learns all tasks at once; no remedy is needed, so it is a reference row."""
 PLAIN = Augment(scale=(1.0, 1.0), aspect=1.0, crop=1.0, color=0.0, grey=0.0, mosaic=0.0, paste=0.0)
 """What is left of augmentation at a stage's end: mirroring."""
 
@@ -157,7 +155,16 @@ class Run:
         vary = partial(varied, augment=self.config.data.augment)
         pretrained = self.pretrained(stage)
         return Stage(
-            self.tasks_of(stage), old, start, read, model, self.loss, pretrained, vary, self.old_examples, self.expert
+            tasks=self.tasks_of(stage),
+            old=old,
+            start=start,
+            examples=read,
+            model=model,
+            loss=self.loss,
+            pretrained=pretrained,
+            vary=vary,
+            old_examples=self.old_examples,
+            expert=self.expert,
         )
 
     def expert(self, task: str) -> OneHead | None:
@@ -263,41 +270,3 @@ class Run:
         with noted("the summary is only printed"):
             write_text(self.folder / SUMMARY, json.dumps(content, indent=2) + "\n")
         return content
-
-
-def rounded(evaluation: Evaluation) -> Row:
-    """All metrics as they are written down; undefined ones are None."""
-    return {k: None if math.isnan(v) else round(v, 5) for k, v in evaluation.scores.items()}
-
-
-def headline(row: Row) -> str:
-    """The metrics of a row that people look at first, as text."""
-    return ", ".join(f"{m} {row[m]:.3f}" for m in ("mIoU", "mAP", "AP50", "Top-1") if row.get(m) is not None)
-
-
-def last_seconds(rows: list[Row]) -> dict[str, float]:
-    """Training time of each stage, in seconds."""
-    return {r["stage"]: r["seconds"] for r in rows}
-
-
-def drops(rows: list[Row]) -> dict[str, dict[str, Any]]:
-    """For each task trained: value after its own stage, final value, both drops, and whether they are <= 5 %.
-
-    What was 0 after its own stage has learnt nothing and does not pass.
-    """
-    table: dict[str, dict[str, Any]] = {}
-    for task, metric in HEADLINE.items():
-        own = [r[metric] for r in rows if r["stage"] in (task, JOINT)]
-        if not own:
-            continue
-        base, final = own[-1] or 0.0, rows[-1][metric] or 0.0
-        relative = (base - final) / base if base else 0.0
-        table[task] = {
-            "metric": metric,
-            "after_own_stage": base,
-            "final": final,
-            "drop_points": round(100 * (base - final), 2),
-            "drop_relative": round(relative, 4),
-            "passed": base > 0 and base - final <= 0.05 and relative <= 0.05,
-        }
-    return table

@@ -27,31 +27,32 @@ from engine.storage.errors import UserError
 from engine.training.batches import Batch, stable_seed
 from engine.training.distributed import synchronise
 from engine.training.rates import parameter_groups, rate, shared_rate
-from engine.training.run import Run, headline, rounded
+from engine.training.run import Run
+from engine.training.summary import headline, rounded
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
 from models.norms import absorb_statistics, freeze_statistics
 from models.onehead import OneHead
 
 
-def check_losses(values: dict[str, float], where: str, step: int, folder: Path, rate: str = "optim.lr") -> None:
+def check_losses(values: dict[str, float], where: str, step: int, folder: Path, setting: str = "optim.lr") -> None:
     """Raise UserError when a loss is not finite."""
     for name, value in values.items():
         if not math.isfinite(value):
-            raise UserError(broken(f"{where}: loss {name!r} is {value} at step {step}", folder, rate))
+            raise UserError(broken(f"{where}: loss {name!r} is {value} at step {step}", folder, setting))
 
 
-def check_norm(norm: float, where: str, step: int, folder: Path, rate: str = "optim.lr") -> None:
+def check_norm(norm: float, where: str, step: int, folder: Path, setting: str = "optim.lr") -> None:
     """Raise UserError when the gradients are not finite: one step along them spoils every weight."""
     if not math.isfinite(norm):
-        raise UserError(broken(f"{where}: the gradient's norm is {norm} at step {step}", folder, rate))
+        raise UserError(broken(f"{where}: the gradient's norm is {norm} at step {step}", folder, setting))
 
 
-def broken(reason: str, folder: Path, rate: str = "optim.lr") -> str:
-    """Message for a training that cannot continue; `rate` is the setting to lower."""
+def broken(reason: str, folder: Path, setting: str = "optim.lr") -> str:
+    """Message for a training that cannot continue; `setting` is the one to lower."""
     return (
         f"{reason}. The checkpoints in {folder} are the last good ones; "
-        f"lower {rate} or set --precision fp32, then --resume"
+        f"lower {setting} or set --precision fp32, then --resume"
     )
 
 

@@ -1,8 +1,9 @@
 """Fast-SCNN without its classifier: three feature maps at strides 8, 16 and 32.
 
 Source: Poudel, Liwicki, Cipolla, "Fast-SCNN: Fast Semantic Segmentation Network", arXiv 1902.04502, table 1. The layer
-table is the published one; what differs is where features are read: stride 8 after the feature fusion module, stride 16
-after the first bottleneck group, stride 32 after the pyramid pooling.
+table is the published one. What differs: a ReLU between the depthwise and the 1x1 convolution of a separable one, which
+section 3.2.1 leaves out, and where features are read: stride 8 after the feature fusion module, stride 16 after the
+first bottleneck group, stride 32 after the pyramid pooling.
 """
 
 from __future__ import annotations

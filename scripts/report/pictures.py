@@ -28,7 +28,7 @@ SIDE = 480
 LINE, GAP = 24, 12
 """Height of a line below a picture, and the space between pictures, in pixels."""
 BACKGROUND = "background"
-LEAST_SHARE = 0.02
+FIGURE_SHARE = 0.02
 """Smaller regions count neither as found nor as wrong."""
 
 
@@ -65,7 +65,7 @@ def opened(photograph: Photograph) -> Image.Image:
 def errors(photograph: Photograph, found: Prediction) -> int:
     """Objects and regions that are missed, and boxes and regions of what is not there."""
     boxes, there = Counter(box.name for box in found.boxes), Counter(photograph.objects)
-    regions = {name for name, share in found.regions.items() if share >= LEAST_SHARE} - {BACKGROUND}
+    regions = {name for name, share in found.regions.items() if share >= FIGURE_SHARE} - {BACKGROUND}
     return (boxes - there).total() + (there - boxes).total() + len(regions ^ photograph.regions)
 
 
@@ -92,7 +92,7 @@ def side_by_side(seen: Sequence[tuple[Image.Image, Prediction]]) -> Image.Image:
 def caption(pen: ImageDraw.ImageDraw, left: int, top: int, found: Prediction) -> None:
     """Two lines below a picture: its regions by colour, and its label."""
     letters, at = lettering((found.label or "", *found.regions)), left
-    for name in (n for n, share in found.regions.items() if share >= LEAST_SHARE and n != BACKGROUND):
+    for name in (n for n, share in found.regions.items() if share >= FIGURE_SHARE and n != BACKGROUND):
         pen.rectangle((at, top + 6, at + 14, top + 20), fill=colour_of(found.seg_classes.index(name)))
         text = letters.legible(f"{name} ({found.regions[name]:.0%})")
         pen.text((at + 20, top + 4), text, fill="black", font=letters.font)

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from engine import pretrain
 from engine.pretrain import Pretraining
-from engine.settings.config import Config
+from engine.settings.config import Config, PretrainConfig
 from engine.storage.checkpoint import FORMAT, backbone_weights, load, load_pretrained, save, stage0_path
 from engine.storage.errors import UserError
 from engine.train import main
@@ -74,6 +75,36 @@ def test_a_run_leaves_a_backbone_figures_and_curves(finished: Path) -> None:
     assert all(key.startswith("backbone.") for key in content["model"])
     assert content["readout"]["weight"].shape == (1000, 320)
     assert TEACHER in content["teacher"]
+
+
+def test_the_last_steps_have_a_row_too(
+    photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "ROWS", 2)
+    assert run(photos, teacher, tmp_path, "--pretrain.views", "40") == 0  # 5 steps, a row each 2
+    rows = [json.loads(line) for line in (tmp_path / "p" / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["epoch"], r["views"]) for r in rows] == [(1, 16), (2, 32), (3, 40)]
+    assert rows[2]["loss"] == pytest.approx(rows[1]["loss"], rel=0.5)  # a mean, not a sum
+
+
+def test_muon_learns_what_mixes_channels(photos: Path, teacher: Path, finished: Path, tmp_path: Path) -> None:
+    settings = PretrainConfig([str(photos)], teacher=TEACHER, teacher_weights=str(teacher))
+    training = Pretraining(Config(pretrain=settings), tmp_path, None)
+    training.learn(training.views(0, 32), training.teacher(training.views(0, 32)))
+    optimizer = training.optimizer.optimizer
+    assert {group["fallback_lr_scale"] for group in optimizer.param_groups} == {0.2}
+    by_muon = {p: "momentum_buffer" in state for p, state in optimizer.state.items()}
+    assert by_muon == {p: p.ndim > 1 and p.shape[1] > 1 for p in by_muon}
+
+
+def test_a_run_of_another_optimiser_cannot_be_resumed(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    assert run(photos, teacher, tmp_path, "--pretrain.minutes", "0") == 0
+    last = load(tmp_path / "p" / "last.pt")
+    network = torch.nn.Linear(2, 2)
+    last["optimizer"] = torch.optim.AdamW([{"params": [network.weight]}, {"params": [network.bias]}]).state_dict()
+    save(tmp_path / "p" / "last.pt", last)
+    with pytest.raises(UserError, match=r"last\.pt holds another optimiser"):
+        run(photos, teacher, tmp_path, "--resume")
 
 
 def test_a_later_run_takes_up_the_readouts_of_the_same_teacher(

@@ -15,7 +15,7 @@ from engine.settings.config import TrackConfig
 from engine.storage.errors import UserError, run_cli
 from engine.tracking.tracker import Tracker
 from engine.train import main as train
-from engine.training.run import drops
+from engine.training.summary import drops
 from scripts.wandb_dashboard import KINDS, dashboard, main
 from tests.engine.conftest import drawn, tiny  # noqa: F401
 from tests.engine.tracking.test_tracker import ROWS, history, read_back

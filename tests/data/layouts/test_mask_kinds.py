@@ -245,7 +245,9 @@ def test_names_that_do_not_begin_with_the_background_are_noted(tmp_path: Path, f
     seg_set(tmp_path, "{split}/images", "{split}/masks", "val")
     (tmp_path / "classes.txt").write_text(f"{first}\nroad\nwall\n")
     notes = "\n".join(load_set(tmp_path, "seg", "val").notes)
-    assert (f"{first} comes first, so 0 in the masks is {first}; put a first line `background` there" in notes) == said
+    assert (
+        f"{first} comes first, so 0 in the masks is {first}; if 0 is no class, list it there as background" in notes
+    ) == said
 
 
 def test_jpeg_masks_are_named(tmp_path: Path) -> None:

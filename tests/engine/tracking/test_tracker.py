@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,8 +15,8 @@ from wandb.proto import wandb_internal_pb2
 from engine.settings.config import TrackConfig
 from engine.storage.errors import UserError
 from engine.tracking.tracker import Tracker
-from engine.train import main
-from engine.training.run import drops
+from engine.train import main, print_table
+from engine.training.summary import drops
 
 ROWS = [
     {"stage": "seg", "epoch": 1, "seconds": 1.0, "mIoU": 0.4, "mAP": 0.0, "AP50": 0.0, "Top-1": 0.1},
@@ -128,6 +129,17 @@ def test_a_whole_chain_logs_classes_and_predictions(tiny: list[str], tmp_path: P
     assert any(key.startswith("predictions") for key in keys)
 
 
+@pytest.mark.usefixtures("offline")
+def test_one_task_alone_is_logged_without_sets_of_the_others(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = Path(tiny[tiny.index("--data.root") + 1])
+    shutil.copytree(drawn / "mini_coco_det", tmp_path / "boxes" / "mini_coco_det")
+    alone = ["--data.root", str(tmp_path / "boxes"), "--order", "[det]", "--stage", "det"]
+    assert main([*tiny, *alone, "--track.wandb", "offline"]) == 0
+    assert "Weights & Biases is lost" not in capsys.readouterr().out
+
+
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl"):
@@ -142,3 +154,14 @@ def test_drops_by_hand() -> None:
     assert table["seg"]["passed"]
     assert not table["det"]["passed"]  # 2 points, but 10 % of its base: both readings must hold
     assert table["cls"]["drop_points"] == 0
+    nothing = [{**ROWS[1], "mAP": 0.0}, {**ROWS[3], "mAP": 0.0}]
+    assert not drops(nothing)["det"]["passed"]
+
+
+def test_what_was_kept_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = drops([{**ROWS[0], "mIoU": 0.0}, *ROWS[1:2], {**ROWS[3], "Top-1": 0.5}])
+    print_table({"tasks": table, "minutes": 1.0}, ROWS, tmp_path)
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line}
+    assert lines["seg"][3:] == ["+42.00", "+0.0%", "nothing", "was", "learnt"]
+    assert lines["det"][3:] == ["-2.00", "-10.0%", "NO"]
+    assert lines["cls"][3:] == ["+0.00", "+0.0%", "yes"]

@@ -86,7 +86,7 @@ def test_other_groups_of_weights_cannot_be_resumed(change: list[str], tiny: list
         kill_after(patch, 4)
         with pytest.raises(Killed):
             main(tiny)
-    with pytest.raises(UserError, match=r"last.pt holds an optimiser with other groups of weights"):
+    with pytest.raises(UserError, match=r"last.pt holds another optimiser, or one with other groups of weights"):
         main([*tiny, *change, "--resume"])
 
 
