@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from continual.base import Remedy, Stage, Step
 from models.pretrained_backbone import PretrainedBackbone
 
+LEAST_SIDE = 0.02
+"""Of the teacher's boxes, as a share of the image: distances are in box sides, and one of no width has none."""
+
 
 class TeacherRemedy(Remedy):
     """A remedy with the stage's start as teacher, which is rebuilt from its checkpoint, not stored."""
@@ -59,7 +62,7 @@ def object_distance(student: dict[str, Any], teacher: dict[str, Any]) -> Tensor:
     # Excess over the teacher's own entropy, so that the term is 0 where the two agree.
     bce = F.binary_cross_entropy_with_logits
     off = bce(student["pred_logits"].float(), chance, reduction="none") - bce(logits, chance, reduction="none")
-    box_size = teacher["pred_boxes"][..., 2:].float().clamp(min=0.02).repeat(1, 1, 2)
+    box_size = teacher["pred_boxes"][..., 2:].float().clamp(min=LEAST_SIDE).repeat(1, 1, 2)
     box = ((student["pred_boxes"] - teacher["pred_boxes"]).abs() / box_size).sum(-1)
     return (off.sum() + (conf * box).sum()) / conf.sum().clamp(min=1)
 

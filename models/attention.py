@@ -25,7 +25,7 @@ def box_encoding(boxes: Tensor, dim: int) -> Tensor:
     Every token has a box (an object query its reference, a memory token its cell, a class query the whole image),
     so one encoding serves all. Source: DAB-DETR, arXiv 2201.12329, section 4.2.
     """
-    bands = dim // 8
+    bands = dim // 8  # from two image sides a wave down to a sixteenth of one
     frequency = 2 * math.pi * torch.logspace(-1, 4, bands, base=2.0, device=boxes.device)
     angle = boxes.float()[..., None] * frequency
     return rearrange(torch.cat([angle.sin(), angle.cos()], dim=-1), "... side wave -> ... (side wave)")

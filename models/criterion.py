@@ -53,6 +53,10 @@ class LossConfig:
     """Runs of denoising queries."""
 
 
+LOWEST_QUALITY = 0.05
+"""Target of a matched box that overlaps nothing, so that it is still told from the background."""
+
+
 class Criterion:
     """Losses by name for one batch.
 
@@ -145,7 +149,7 @@ class Criterion:
         where = (match.image, match.query)
         boxes, logits = out["pred_boxes"].float()[where], out["pred_logits"].float()
         quality = torch.zeros_like(logits)
-        quality[(*where, match.labels)] = pair_iou(boxes.detach(), match.boxes).clamp(min=0.05)
+        quality[(*where, match.labels)] = pair_iou(boxes.detach(), match.boxes).clamp(min=LOWEST_QUALITY)
         conf = varifocal(logits, quality) * targets.has_boxes[:, None, None]
         giou = generalized_box_iou_loss(to_xyxy(boxes), to_xyxy(match.boxes), reduction="sum")
         return {

@@ -19,6 +19,8 @@ from models.targets import Targets
 
 COST_CLASS, COST_L1, COST_GIOU = 2.0, 5.0, 2.0
 """Weights of DETR's cost (arXiv 2005.12872, section 3.1), class cost 2 as in Deformable DETR."""
+FAR = 100.0
+"""Cost of lying away from an object's centre, above all other costs together, but finite: every object gets a place."""
 
 
 @dataclass
@@ -123,7 +125,7 @@ def match_one_to_many(outputs: Outputs, targets: Targets, most: int = 9) -> Matc
     check_finite(outputs)
     objects = Objects.of(targets)
     locations = outputs["pred_boxes"].shape[1]
-    cost = object_cost(outputs, objects) + 100.0 * centre_distance(outputs["references"], objects.boxes)
+    cost = object_cost(outputs, objects) + FAR * centre_distance(outputs["references"], objects.boxes)
     iou = pair_iou(outputs["pred_boxes"].float()[objects.image], objects.boxes[:, None])
     count = iou.topk(min(most, locations), dim=1).values.sum(1).long().clamp(min=1)
     price_Mk, location_Mk = cost.topk(min(most, locations), dim=1, largest=False)
