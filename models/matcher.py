@@ -20,7 +20,7 @@ from models.targets import Targets
 COST_CLASS, COST_L1, COST_GIOU = 2.0, 5.0, 2.0
 """Weights of DETR's cost (arXiv 2005.12872, section 3.1), class cost 2 as in Deformable DETR."""
 FAR = 100.0
-"""Cost of lying away from an object's centre, above all other costs together, but finite: every object gets a place."""
+"""Cost of lying an object's size outside its core: above all other costs, but finite, so each object gets a place."""
 
 
 @dataclass
