@@ -9,7 +9,7 @@ from typing import Literal
 
 from data.classes import one_form
 from data.layouts.alike import FolderPair, alike, common, parts
-from data.layouts.tree import ALL, Folder, Found, Tree, listing, other_set, split_note, split_rank
+from data.layouts.tree import ALL, Folder, Found, Tree, listing, other_set, split_note, split_rank, unlikely_photos
 from data.layouts.voc import split_lists
 from data.layouts.voc_xml import looks_like_xml
 from data.layouts.yolo import looks_like_yolo
@@ -59,9 +59,9 @@ def _images_of(tree: Tree, files: Folder, split: str, kind: Kind) -> Folder | No
             fits = split_rank(folder.names, split)
             overlap = len(_shared(folder, files, kind)) if folder.images and fits < 3 else 0
             if overlap:
-                options.append((-overlap, fits, folder.names, folder))
+                options.append((-overlap, fits, unlikely_photos(folder.names), folder.names, folder))
         if options:
-            return min(options, key=lambda option: option[:3])[-1]
+            return min(options, key=lambda option: option[:4])[-1]
     return None
 
 

@@ -221,4 +221,5 @@ def _is_annotated(folder: Folder) -> bool:
     stems = {PurePosixPath(name).stem for name in folder.with_suffix({".txt", ".xml"})}
     if stems and not stems.isdisjoint(PurePosixPath(name).stem for name in folder.images):
         return True
-    return bool(folder.masks) and bool(pair_in_one_folder(folder.images))
+    pairs = pair_in_one_folder(folder.images) if folder.masks else {}
+    return bool(pairs) and all(looks_like_mask(folder.path / mask) for _, mask in list(pairs.values())[:3])

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from data.classes import NameIndex, one_form
-from data.errors import DataError
+from data.errors import DataError, OtherDocument
 from data.layouts.file_names import FileIndex
 from data.layouts.tree import Found, listing
-from data.layouts.units import Four, Units, View, four_numbers, guess_units, number
+from data.layouts.units import Four, Units, View, box_around, four_numbers, guess_units, number
 from data.types import MAX_BOXES, Record, TaskSet
 
 _REQUIRED = {
@@ -85,18 +85,22 @@ def load_document(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the file") from error
     if not isinstance(document, dict):
-        raise DataError(f"{path}: holds a JSON {type(document).__name__}, not an object; {_REMEDY}")
+        raise OtherDocument(f"{path}: holds a JSON {type(document).__name__}, not an object; {_REMEDY}")
     for key, fields in _REQUIRED.items():
         entries = document.get(key)
         if not isinstance(entries, list):
             what = f"{key!r} is no list" if key in document else f"has no {key!r}"
-            raise DataError(f"{path}: {what}; {_REMEDY}")
+            other = not {"images", "annotations"} <= document.keys()
+            raise (OtherDocument if other else DataError)(f"{path}: {what}; {_REMEDY}")
         for position, entry in enumerate(entries):
             missing = [name for name in fields if not isinstance(entry, dict) or entry.get(name) is None]
             # Captions carry no category: the sentence about boxes below is clearer.
             if missing and missing != ["category_id"]:
                 raise DataError(f"{path}: {key}[{position}] has no {listing(missing)}; {_REMEDY}")
     annotations = document["annotations"]
+    for annotation in annotations:
+        if not annotation.get("bbox"):
+            annotation |= box_around(annotation.get("segmentation"))
     if annotations and not any("bbox" in annotation for annotation in annotations):
         raise DataError(f"{path}: none of its {len(annotations)} annotations has a bbox; {_REMEDY}")
     return document

@@ -7,10 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.errors import DataError
+from data.errors import DataError, OtherDocument
 from data.layouts.coco import load_document
 from data.layouts.file_names import FileIndex
-from data.layouts.tree import ALL, Folder, Found, Tree, listing, other_set, split_note, split_of, split_rank, words
+from data.layouts.tree import (
+    ALL,
+    Folder,
+    Found,
+    Tree,
+    listing,
+    other_set,
+    split_note,
+    split_of,
+    split_rank,
+    unlikely_photos,
+    words,
+)
 
 _MAX_TRIED = 200
 """Candidates looked into, likely ones first: a folder with one JSON per image must not take for ever."""
@@ -62,8 +74,9 @@ def find_det(tree: Tree, split: str, documents: Documents) -> Found | None:
         if rank == 3 and (best is not None or broken or _has_own_images(tree, names)):
             continue
         near = _nearest(tree, folder, path, split, rank, documents)
-        if rank < 2 and path in documents.errors:
-            broken.append(documents.errors[path])
+        error = documents.errors.get(path)
+        if rank < 2 and error is not None and not isinstance(error, OtherDocument):
+            broken.append(error)
         if near is None:
             continue
         document, share, folders = near
@@ -144,7 +157,7 @@ def _image_folders(tree: Tree, top: tuple[str, ...], split: str, annotation_rank
     folders = [folder for folder in tree.below(top) if folder.images]
     ranks = {folder.names: split_rank(folder.names, split) for folder in folders}
     fitting = [folder for folder in folders if ranks[folder.names] < (3 if shared else 2)]
-    return sorted(fitting, key=lambda folder: (ranks[folder.names], len(folder.names), folder.names))
+    return sorted(fitting, key=lambda f: (ranks[f.names], unlikely_photos(f.names), len(f.names), f.names))
 
 
 def _listed_folders(

@@ -9,7 +9,19 @@ from pathlib import Path, PurePosixPath
 
 from data.images import JPEG_SUFFIXES, MASK_SUFFIXES, looks_like_mask
 from data.layouts.alike import alike, common, parts
-from data.layouts.tree import ALL, Folder, Found, Tree, listing, other_set, role_of, split_note, split_rank, words
+from data.layouts.tree import (
+    ALL,
+    Folder,
+    Found,
+    Tree,
+    listing,
+    other_set,
+    role_of,
+    split_note,
+    split_rank,
+    unlikely_photos,
+    words,
+)
 from data.layouts.voc import masks_in_one_folder, pair_by_rest, pair_in_one_folder, pair_names, split_lists
 
 _MAX_TRIED, _MAX_UNNAMED = 200, 30
@@ -137,9 +149,10 @@ def _images_of(tree: Tree, masks: Folder, split: str) -> _FolderPair | None:
             if fits < 3 and (folder is masks or (separate and role_of(folder.names) != "mask")):
                 pairs = _pairs(folder, masks)
                 if pairs:
-                    options.append((-len(pairs), fits, folder.names, _FolderPair(folder, masks, pairs)))
+                    likely = (-len(pairs), fits, unlikely_photos(folder.names), folder.names)
+                    options.append((*likely, _FolderPair(folder, masks, pairs)))
         if options:
-            return min(options, key=lambda option: option[:3])[-1]
+            return min(options, key=lambda option: option[:4])[-1]
     return None
 
 

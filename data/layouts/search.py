@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from data.errors import DataError, SetNotFound
+from data.errors import DataError, OtherDocument, SetNotFound
 from data.layouts.box_files import find_box_files
 from data.layouts.class_folders import find_cls
 from data.layouts.finders import Documents, find_det
@@ -46,8 +46,25 @@ class _Search:
         return [partial(find_cls, self.tree, reasons=self.reasons)]
 
     def first(self, splits: tuple[str, ...]) -> Found | None:
-        """Return what the first finder that finds any of the splits finds."""
-        return next((found for find in self.finders() for split in splits if (found := find(split))), None)
+        """Return what the first finder that finds any of the splits finds; sets without boxes come last."""
+        bare: Found | None = None
+        for find in self.finders():
+            for split in splits:
+                if bare and split == "train":
+                    continue  # that boxes are kept back is no reason to score training images
+                found = find(split)
+                if found and not _is_bare(found):
+                    passed = (f"passed over, without any box: {bare.layout}",) if bare else ()
+                    return replace(found, notes=(*found.notes, *passed))
+                bare = bare or found
+        return bare
+
+
+def _is_bare(found: Found) -> bool:
+    """Return whether a detection set lists images and no box at all, as hidden test splits do."""
+    if found.task != "det":
+        return False
+    return not any(f.stat().st_size for _, f in found.pairs) if found.pairs else not found.document["annotations"]
 
 
 def find_set(root: Path | str, task: Task, split: str | None = None) -> Found:
@@ -90,7 +107,8 @@ def _missing(search: _Search, wanted: str | None, others: list[str]) -> DataErro
     broken = [*documents.unmatched.values(), *map(str, documents.errors.values())]
     unread = passed_over(tree, search.task)
     why = [*broken[:2], *unread, *dict.fromkeys(search.reasons), *_hidden_by_name(search, wanted)][:3]
-    kind = DataError if broken else SetNotFound
+    failed = documents.unmatched or not all(isinstance(e, OtherDocument) for e in documents.errors.values())
+    kind = DataError if failed else SetNotFound
     unfit = f" ({'; '.join(why)})" if why else ""
     return kind(
         f"{tree.root}: no {which}{_LOOKED_FOR[search.task]} found below it{unfit}; it holds {entries}{also}; "

@@ -46,6 +46,8 @@ IMAGE_WORDS = frozenset({
     "image", "images", "img", "imgs", "jpeg", "jpegs", "jpg", "photo", "photos", "picture", "pictures",
     "pics", "rgb", "input", "inputs",
 })  # fmt: skip
+_DRAWN_WORDS = frozenset({"vis", "color", "colour", "overlay", "preview"})
+"""Names of folders of pictures with predictions or annotations drawn into them."""
 _OTHER_WORDS = frozenset({
     "mini", "tiny", "small", "ms", "sub", "set", "sets", "subset", "data", "dataset", "datasets", "task",
     "tasks", "devkit", "class", "classes", "object", "objects", "obj", "instance", "instances", "ground",
@@ -258,6 +260,13 @@ def role_of(names: Sequence[str]) -> str | None:
         if name_words & IMAGE_WORDS:
             return "image"
     return None
+
+
+def unlikely_photos(names: Sequence[str]) -> int:
+    """Return how little a path promises photographs: 0 it says images, 1 it says nothing, 2 masks or drawings."""
+    if role_of(names) == "mask" or (names and _DRAWN_WORDS.intersection(_words(names[-1]))):
+        return 2
+    return 0 if role_of(names) == "image" else 1
 
 
 def listing(names: Iterable[str], limit: int = 3) -> str:

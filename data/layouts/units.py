@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from data.images import image_orientation, image_size
 
@@ -151,3 +151,20 @@ class View:
         if self.orientation in (7, 8):  # stored x runs against the shown y
             x1, x2 = self.width - x2, self.width - x1
         return x1, y1, x2, y2
+
+
+def box_around(polygons: object) -> dict[str, list[float]]:
+    """Return the bbox of an annotation that has polygons alone, as a dictionary; an empty one without polygons."""
+    numbers = [value for polygon in polygons for value in polygon] if _are_polygons(polygons) else []
+    if not numbers:
+        return {}
+    (left, right), (top, bottom) = ((min(part), max(part)) for part in (numbers[::2], numbers[1::2]))
+    return {"bbox": [left, top, right - left, bottom - top]}
+
+
+def _are_polygons(value: object) -> TypeGuard[list[list[float]]]:
+    """Return whether a segmentation is a list of polygons, each of at least three points x, y."""
+    if not isinstance(value, list):
+        return False
+    even = all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value)
+    return even and all(number(v) is not None for polygon in value for v in polygon)

@@ -192,12 +192,12 @@ def read_masks(found: Found, classes: Sequence[str] | None = None) -> TaskSet:
     With `classes`, the set's own are mapped to them by name. Raises DataError if mask and image differ in size, if
     nothing but background is labelled, or if a class of the set is none of `classes`.
     """
-    own = read_class_names(found)
-    own, notes = _with_255(found, own)
+    own, notes = _with_255(found, read_class_names(found))
+    own, said = _with_background(own, classes or ())
     names, coding = tuple(classes or own.names), own.coding
     which = "those of Pascal VOC" if names == VOC_CLASSES else f"{listing(names)}, in this order,"
     assumed = "" if own.source else f"; no file names the classes: {which} are assumed"
-    notes += _without_background(own)
+    notes += said or _without_background(own)
     if classes is not None and own.source and [*map(normal_name, own.names)] != [*map(normal_name, classes)]:
         coding = for_classes(own, _positions(found, own, classes))
     plain = coding == MaskCoding()
@@ -211,6 +211,14 @@ def read_masks(found: Found, classes: Sequence[str] | None = None) -> TaskSet:
             )
         records.append(Record(image, mask=mask, coding=None if plain else coding))
     return TaskSet("seg", found.split, found.layout + assumed, names, tuple(records), notes=(*found.notes, *notes))
+
+
+def _with_background(own: ClassNames, classes: Sequence[str]) -> tuple[ClassNames, tuple[str, ...]]:
+    """Put the background before the names of a file that lists all the others of the wanted `classes`, with a note."""
+    others = [*map(normal_name, own.names)] == [*map(normal_name, classes[1:])]
+    if not own.source or own.coding != MaskCoding() or not others or normal_name(classes[0]) not in BACKGROUND:
+        return own, ()
+    return replace(own, names=tuple(classes)), (f"{own.source}: lists no background; 0 in the masks is read as it",)
 
 
 def _without_background(own: ClassNames) -> tuple[str, ...]:

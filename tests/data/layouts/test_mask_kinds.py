@@ -17,7 +17,7 @@ from data.dataset import TaskDataset
 from data.errors import DataError
 from data.images import read_mask
 from data.types import VOID, TaskSet
-from tests.data.builders import SIZE, draw_image, draw_mask, seg_set
+from tests.data.builders import SIZE, draw_image, draw_mask, mask_values, seg_set
 
 NAMES = ("background", "road", "wall")
 COLOURS = np.array([[0, 0, 0], [48, 112, 32], [176, 112, 32]], dtype=np.uint8)
@@ -248,6 +248,14 @@ def test_names_that_do_not_begin_with_the_background_are_noted(tmp_path: Path, f
     assert (
         f"{first} comes first, so 0 in the masks is {first}; if 0 is no class, list it there as background" in notes
     ) == said
+
+
+def test_names_without_the_background_are_those_of_the_wanted_classes(tmp_path: Path) -> None:
+    seg_set(tmp_path, "{split}/images", "{split}/masks", "val")
+    (tmp_path / "classes.txt").write_text("\n".join(VOC_CLASSES[1:]))
+    found = load_set(tmp_path, "seg", "val", VOC_CLASSES)
+    np.testing.assert_array_equal(masks_of(found)[0], mask_values())
+    assert any(note.endswith("lists no background; 0 in the masks is read as it") for note in found.notes)
 
 
 def test_jpeg_masks_are_named(tmp_path: Path) -> None:
