@@ -157,7 +157,7 @@ def test_a_grid_goes_on_where_only_its_results_are(
     assert read["backwards"]["drops"]["Top-1"]["points_interval"] is None  # of weights that are elsewhere
     assert read["backwards"]["own_drops"]["Top-1"]["points_interval"] is not None
     row = next(line for line in (folder / "table.md").read_text().splitlines() if line.startswith("| ewc | 1 |"))
-    assert f"| {read['ewc']['drops']['mIoU']['points']:.1f} |" in row
+    assert f"| {-read['ewc']['drops']['mIoU']['points']:+.1f} |" in row
     home = str(compared[0].parent / "runs")  # back where the weights are
     assert main([str(compared[0]), "--results", str(tmp_path / "results"), "--runs", home]) == 0
     assert json.loads((folder / "ewc-all-s0.json").read_text()) == stopped
@@ -187,11 +187,11 @@ def test_table_by_hand() -> None:
 
     text = comparison_table([chain(0, 0.48), chain(1, 0.46)])
     row = next(line for line in text.splitlines() if line.startswith("| x | 2 |"))
-    assert "0.470 (0.460-0.480) | 3.0 (0.0 to 8.0) | 6.0 %" in row
+    assert "0.470 (0.460-0.480) | -3.0 (-8.0 to 0.0) | -6.0 %" in row
     assert "1 of 2 | -3.0 | 2.0 | 100 |" in row  # only 4 % of the first seed pass
 
     def own(cell: dict, points: float) -> dict:
-        return {**cell, "own_drops": {"mIoU": {"points": points, "relative": points / 50}}}
+        return {**cell, "own_drops": {"mIoU": {"before": 0.5, "points": points, "relative": points / 50}}}
 
     text = comparison_table([own(chain(0, 0.48), 6.0), own(chain(1, 0.46), 7.0)])
     assert " | 1 of 2 / 0 of 2 | " in text

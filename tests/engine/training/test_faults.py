@@ -155,7 +155,7 @@ def test_out_of_memory_names_the_settings_to_lower(
     monkeypatch.setattr(StageLoop, "losses", lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
     text = complaint(capsys, train(tiny, "--stage", "det"))
     assert text.startswith("out of memory (")
-    assert text.endswith("; lower --optim.batch or --data.size")
+    assert text.endswith("; lower --optim.batch, --continual.replay_sets or --data.size (in stage 0 --pretrain.batch)")
     assert (tmp_path / "runs" / "tiny" / "seg.pt").read_bytes() == before
 
 
