@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from data.classes import normal_name, one_form, voc_palette
 from data.errors import DataError
+from data.images import IMAGE_SUFFIXES
 from data.types import VOID, MaskCoding
 
 Colour = tuple[int, int, int]
@@ -173,6 +174,10 @@ def _from_tree(tree: Any) -> list[_Entry]:
     return [_from_object(entry) if isinstance(entry, dict) else _Entry(str(entry)) for entry in tree]
 
 
+_FIGURES = re.compile(r"(?:^|[_ -])(?:num|counts?|total|seed|width|height|version)(?:$|[_ -])", re.IGNORECASE)
+"""What files about a set call the figures that they hold; no class is called so."""
+
+
 def _from_pairs(tree: dict[str, Any]) -> list[_Entry]:
     """Read a mapping number -> name, name -> number or name -> red, green, blue."""
     if all(isinstance(value, list) and [type(v) for v in value] == [int] * 3 for value in tree.values()):
@@ -180,6 +185,8 @@ def _from_pairs(tree: dict[str, Any]) -> list[_Entry]:
     pairs = [(key, str(value)) for key, value in tree.items() if not isinstance(value, (list, dict))]
     if len(pairs) == len(tree) and all(key.isdecimal() for key, _ in pairs):
         return [_Entry(name, int(number)) for number, name in pairs]
+    if any(PurePosixPath(key).suffix.lower() in IMAGE_SUFFIXES or _FIGURES.search(key) for key, _ in pairs):
+        raise ValueError("figures of a set or labels of files")
     if len(pairs) == len(tree) and all(number.isdecimal() for _, number in pairs):
         return [_Entry(name, int(number)) for name, number in pairs]
     raise ValueError("no names")

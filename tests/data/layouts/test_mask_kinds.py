@@ -258,6 +258,22 @@ def test_names_without_the_background_are_those_of_the_wanted_classes(tmp_path: 
     assert any(note.endswith("lists no background; 0 in the masks is read as it") for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("meta.json", {"num_images": 3, "seed": 0, "num_classes": 21}),
+        ("meta.json", {"version": 1, "width": 32}),
+        ("labels.json", {"a.jpg": 15, "b.jpg": 3}),
+    ],
+)
+def test_figures_of_a_set_and_labels_of_files_are_no_classes(
+    tmp_path: Path, name: str, content: dict[str, int]
+) -> None:
+    seg_set(tmp_path, "{split}/images", "{split}/masks", "val")
+    (tmp_path / "val" / name).write_text(json.dumps(content))
+    assert load_set(tmp_path, "seg", "val", VOC_CLASSES).classes == VOC_CLASSES
+
+
 def test_jpeg_masks_are_named(tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         draw_image(tmp_path / "val" / folder / "a.jpg")
