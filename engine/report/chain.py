@@ -14,7 +14,7 @@ import yaml
 from engine.evaluation.bootstrap import plain_drop
 from engine.evaluation.metrics import HEADLINE
 from engine.experiments.cells import to_options
-from engine.experiments.tables import SHOWN, within_limit
+from engine.experiments.tables import SHOWN, signed, within_limit
 from engine.report.curves import loss_terms, plot_panels
 from engine.report.page import chart, plain, render
 from engine.settings.config import changed_settings
@@ -53,6 +53,7 @@ def report_values(folder: Path, alone: Mapping[str, float | None]) -> Values:
         "curves": chart(partial(plot_panels, rows, references), "curves"),
         "drops": drops,
         "shown": SHOWN,
+        "signed": signed,
         "ends": [row for row in rows if row["epoch"] == last_epoch(rows, row["stage"])],
         "classes": {task: class_rows(records, task, stages) for task in HEADLINE},
         "stages": stages,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from engine.evaluation.bootstrap import plain_drop
 from engine.evaluation.evaluate import Evaluation
 from engine.evaluation.metrics import HEADLINE
+from engine.experiments.tables import within_limit
 from engine.tracking.tracker import Row
 
 JOINT = "joint"
@@ -38,14 +40,13 @@ def drops(rows: list[Row]) -> dict[str, dict[str, Any]]:
         own = [r[metric] for r in rows if r["stage"] in (task, JOINT)]
         if not own:
             continue
-        base, final = own[-1] or 0.0, rows[-1][metric] or 0.0
-        relative = (base - final) / base if base else 0.0
+        drop = plain_drop(own[-1] or 0.0, rows[-1][metric] or 0.0)
         table[task] = {
             "metric": metric,
-            "after_own_stage": base,
-            "final": final,
-            "drop_points": round(100 * (base - final), 2),
-            "drop_relative": round(relative, 4),
-            "passed": base > 0 and base - final <= 0.05 and relative <= 0.05,
+            "after_own_stage": drop["before"],
+            "final": drop["after"],
+            "drop_points": round(drop["points"], 2),
+            "drop_relative": round(drop["relative"], 4),
+            "passed": within_limit(drop),
         }
     return table
