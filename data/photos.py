@@ -12,7 +12,9 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -26,6 +28,8 @@ from data.images import IMAGE_SUFFIXES, MAX_PIXELS, read_image
 
 MAX_BYTES = 4 * MAX_PIXELS
 """Largest file that is read from an archive."""
+DECODED_AT_ONCE = 256
+"""Files that are held in memory while their images are decoded."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class PackedImages:
         return len(self.sizes)
 
     def to(self, device: torch.device | str) -> PackedImages:
-        """The same on another device; the weights stay, since images are drawn on the CPU."""
-        return PackedImages(self.pixels.to(device), self.sizes.to(device), self.starts.to(device), self.weights)
+        """The same with pixels on another device; the rest stays, since images and crops are drawn on the CPU."""
+        return replace(self, pixels=self.pixels.to(device))
 
 
 def read_photos(sources: Sequence[str | Path], side: int, without: Collection[str] = frozenset()) -> PackedImages:
@@ -61,16 +65,26 @@ def read_photos(sources: Sequence[str | Path], side: int, without: Collection[st
     for source, count in Counter(map(Path, sources)).items():
         before = len(packed)
         files = tqdm(open_files(source), desc=f"reading {source.name}", leave=False, disable=None, unit=" images")
-        for name, file in files:
-            if PurePosixPath(name).stem not in without:
-                packed.append(np.asarray(shrink(read_image(source / name, file), side).convert("RGBA")))
-                weights.append(count)
+        wanted_files = ((source / name, file) for name, file in files if PurePosixPath(name).stem not in without)
+        packed += decoded(wanted_files, side)
+        weights += [count] * (len(packed) - before)
         if len(packed) == before:
             raise DataError(f"{source}: no images; give --pretrain.sources folders or archives of photographs")
     sizes = torch.tensor([image.shape[:2] for image in packed])
     ends = sizes.prod(1).cumsum(0)
     pixels = np.concatenate([image.reshape(-1) for image in packed]).view(np.int32)
     return PackedImages(torch.from_numpy(pixels), sizes, ends - sizes.prod(1), torch.tensor(weights).float())
+
+
+def decoded(files: Iterator[tuple[Path, io.BytesIO | None]], side: int) -> Iterator[np.ndarray]:
+    """RGBA pixels of images, decoded by all cores, in the order given."""
+
+    def decode(file: tuple[Path, io.BytesIO | None]) -> np.ndarray:
+        return np.asarray(shrink(read_image(*file), side).convert("RGBA"))
+
+    with ThreadPoolExecutor() as pool:
+        while some := list(islice(files, DECODED_AT_ONCE)):
+            yield from pool.map(decode, some)
 
 
 def shrink(image: Image.Image, side: int) -> Image.Image:

@@ -48,12 +48,12 @@ def random_views(images: PackedImages, count: int, side: int, config: ViewConfig
     1710.09412), which function matching takes for every batch (arXiv 2106.05237).
     """
     index = torch.multinomial(images.weights, count, replacement=True, generator=generator)
-    crops = random_crops(images.sizes[index.to(images.sizes.device)].cpu(), index, config, generator)
+    crops = random_crops(images.sizes[index], index, config, generator)
     views = read(images, crops, side)
     factors = 1 + config.color * (2 * torch.rand(3, count, 1, 1, 1, generator=generator) - 1)
     share = torch.rand(count, 1, 1, 1, generator=generator)
-    views = recoloured(views, factors.to(views.device))
-    return torch.lerp(views.roll(1, 0), views, share.to(views.device))
+    views = recoloured(views, factors.to(views.device, non_blocking=True))
+    return torch.lerp(views.roll(1, 0), views, share.to(views.device, non_blocking=True))
 
 
 def random_crops(sizes_B2: Tensor, index: Tensor, config: ViewConfig, generator: Generator) -> Crops:
@@ -72,9 +72,9 @@ def random_crops(sizes_B2: Tensor, index: Tensor, config: ViewConfig, generator:
 
 def read(images: PackedImages, crops: Crops, side: int) -> Tensor:
     """Crops (B, 3, S, S), float32 in 0..1, interpolated bilinearly; pixel centres as in `F.interpolate`."""
-    device = images.pixels.device
-    index, boxes, flip = (t.to(device) for t in (crops.index, crops.boxes, crops.flip))
-    sizes, starts = images.sizes[index], images.starts[index]
+    device, count = images.pixels.device, len(crops.index)
+    drawn = (images.sizes[crops.index], images.starts[crops.index], crops.boxes, crops.flip)
+    sizes, starts, boxes, flip = (t.to(device, non_blocking=True) for t in drawn)
     steps = (torch.arange(side, device=device) + 0.5) / side
     across = torch.where(flip[:, None], 1 - steps, steps)
     above, below, down = neighbours(boxes[:, :1] + boxes[:, 2:3] * steps - 0.5, sizes[:, :1])
@@ -82,7 +82,7 @@ def read(images: PackedImages, crops: Crops, side: int) -> Tensor:
 
     def pixels(row_BS: Tensor, column_BS: Tensor) -> Tensor:
         positions = (starts[:, None] + row_BS * sizes[:, 1:])[:, :, None] + column_BS[:, None]
-        return images.pixels[positions].view(torch.uint8).view(len(index), side, side, 4).float()
+        return images.pixels[positions].view(torch.uint8).view(count, side, side, 4).float()
 
     along, down = along[:, None, :, None], down[:, :, None, None]
     upper = torch.lerp(pixels(above, left), pixels(above, right), along)
