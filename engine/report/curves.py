@@ -42,7 +42,7 @@ def plot_panels(
             if begin:
                 axes.axvline(begin + 0.5, color="0.6", linewidth=0.8)
         axes.set_title(metric, pad=18, fontsize=11)
-        axes.set(xlabel="epoch of the run", ylim=(0, None), xlim=(0.5, end + 0.5))
+        axes.set(xlabel="epoch of the run", ylim=(0, 1.05 * axes.get_ylim()[1]), xlim=(0.5, end + 0.5))  # room above
         axes.grid(axis="y", color="0.93")
         handles = {text: handle for handle, text in zip(*axes.get_legend_handles_labels())}  # names once
         if handles:
