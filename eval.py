@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     leaked: Leaked = {}
     for task in tasks:
         if not model.classes[task]:
-            print(f"error: {NAMES[task]} is not evaluated: the model has learnt no classes of it", file=sys.stderr)
+            complain(task, "the model has learnt no classes of it", task in required)
             continue
         try:
             task_set = load_set(args.data_root, task, args.split, model.classes[task])
@@ -98,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except DataError as error:
             if not isinstance(error, SetNotFound):
                 required.add(task)  # a set that is there but broken must not be passed over
-            print(f"error: {NAMES[task]} is not evaluated: {error}", file=sys.stderr)
+            complain(task, str(error), task in required)
+    if not results and not required:
+        print("error: no task was evaluated", file=sys.stderr)
     for task_set, tally in results.values():
         print_classes(task_set, tally, args.confusion)
     flat = flat_scores(tasks, results)
@@ -110,6 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             about |= {"processor": cpu_name(), **provenance()}
         write_json(Path(args.json), flat, results, leaked, about)
     return 0 if results and required <= results.keys() else 2
+
+
+def complain(task: Task, reason: str, is_error: bool) -> None:
+    """Say that a task is not evaluated, and why: an error where that changes the exit code."""
+    print(f"{'error' if is_error else 'note'}: {NAMES[task]} is not evaluated: {reason}", file=sys.stderr)
 
 
 def parse_tasks(words: Sequence[str]) -> tuple[list[Task], set[Task]]:

@@ -1,6 +1,7 @@
 """The protocol of a remedy against forgetting.
 
-A remedy is one file with one class; to add one, write it beside `l2sp.py` and name it in `continual/__init__.py`.
+A remedy is one file with one class; to add one, write it beside `l2sp.py`, give it a strength in
+`continual/config.py` and name it in `continual/__init__.py`.
 Hooks run in this order: before_stage, (before_step, penalty) for every step, after_training, after_stage.
 """
 

@@ -58,7 +58,7 @@ def _opened(path: Path, file: BinaryIO | None = None) -> Iterator[Image.Image]:
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image; download the set again or check --data_root") from error
+        raise DataError(f"{path}: no such image; download the set again or check the path") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, "far too many pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:

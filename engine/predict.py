@@ -93,6 +93,8 @@ def predict_all(model: Model, wanted: Sequence[tuple[str, str]], out: Path, scor
     finally:  # what was found is kept, whatever ends the program
         if results:
             write_text(out / INDEX, json.dumps(results, indent=1) + "\n")
+    if results and score is None and not any(found["boxes"] for found in results.values()):
+        print(f"note: no box has the score of {model.threshold:g} that these weights ask for; try --score 0.1")
     return failed
 
 

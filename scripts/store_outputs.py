@@ -1,4 +1,4 @@
-"""Run colab.ipynb from top to bottom in a fresh clone, on drawn images, and store what it prints: no photo of the sets, no path.
+"""Run colab.ipynb in a fresh clone, on drawn images, and store what it prints: no path, no photo of a set.
 
 python -m scripts.store_outputs
 

@@ -51,7 +51,7 @@ def read_folders(found: Found, classes: Sequence[str] | None = None) -> TaskSet:
     Raises DataError if there is no image.
     """
     if not found.images:
-        raise DataError(f"{found.folder}: no image in any class folder; check --data_root")
+        raise DataError(f"{found.folder}: no image in any class folder; check the path")
     folders = _folders_of(found, classes)
     distinct = sorted(set(folders.values()))
     positions = _are_positions(distinct)

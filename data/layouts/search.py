@@ -112,7 +112,7 @@ def _missing(search: _Search, wanted: str | None, others: list[str]) -> DataErro
     unfit = f" ({'; '.join(why)})" if why else ""
     return kind(
         f"{tree.root}: no {which}{_LOOKED_FOR[search.task]} found below it{unfit}; it holds {entries}{also}; "
-        "run `python -m data.download --root data` or check --data_root"
+        "check the path, or run `python -m data.download --root data` for the mini sets"
     )
 
 

@@ -163,7 +163,9 @@ def scan(root: Path) -> Tree:
     """
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "no such folder"
-        raise DataError(f"{root}: {what}; run `python -m data.download --root data` or check --data_root")
+        raise DataError(
+            f"{root}: {what}; check the path (the mini sets come from `python -m data.download --root data`)"
+        )
     folders: list[Folder] = []
     # Each entry carries the real paths of its ancestors: a link back to one of them would never end.
     queue: deque[tuple[Path, tuple[str, ...], frozenset[str]]] = deque()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data.classes import voc_palette
+from data.classes import NameIndex, voc_palette
 from data.pixels import strips
 from engine.evaluation.lettering import Lettering, lettering
 from engine.evaluation.pictures import AnyPicture, rgb_picture
@@ -43,9 +44,12 @@ def draw(picture: AnyPicture, found: Prediction, opacity: float = OPACITY, with_
         coloured = Image.fromarray(tinted(strip, mask[top:end], opacity))
         whole.paste(coloured.resize(size) if enlarged > 1 else coloured, (0, top))
     pen, letters = ImageDraw.Draw(whole), lettering((found.label or "", *found.named_regions, *found.det_classes))
+    colours = box_colours(found.det_classes, found.seg_classes)
     for box in reversed(found.boxes):  # the surest ones on top
         corners = [enlarged / step * v for v in box.xyxy]
-        colour = colour_of(1 + found.det_classes.index(box.name))
+        colour = colours[box.name]
+        casing = [corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1]
+        pen.rectangle(casing, outline="white", width=5)  # a box may lie on a region of its own colour
         pen.rectangle(corners, outline=colour, width=3)
         label(pen, (corners[0], corners[1]), f"{box.name} {box.score:.2f}", colour, letters)
     if with_legend:
@@ -92,6 +96,13 @@ def label(
     pen.rectangle((corner[0], y, corner[0] + right - left + 6, y + bottom + 3), fill=colour)
     bright = 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] > 140
     pen.text((corner[0] + 3, y), text, fill="black" if bright else "white", font=letters.font)
+
+
+def box_colours(det_classes: Sequence[str], seg_classes: Sequence[str]) -> dict[str, Colour]:
+    """Colour of each class of boxes: that of the regions of its name, or one that no region has."""
+    region, first = NameIndex(seg_classes), max(1, len(seg_classes))
+    others = [name for name in det_classes if not region(name)]
+    return {name: colour_of(region(name) or first + others.index(name)) for name in det_classes}
 
 
 def colour_of(index: int) -> Colour:

@@ -147,7 +147,10 @@ def unknown(name: str, keys: set[str]) -> str:
     last = {k.rsplit(".", 1)[-1]: k for k in sorted(keys, reverse=True)}
     near = difflib.get_close_matches(name, keys, 1, 0.75)
     near = near or [last[k] for k in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, 1, 0.65)]
-    return f"unknown key {name!r}; " + (f"did you mean {near[0]}?" if near else "see --help for all keys")
+    section = name.rpartition(".")[0]
+    beside = sorted(k for k in keys if section and k.rpartition(".")[0] == section)
+    other = f"{section} has {', '.join(beside)}" if beside else "see --help for all keys"
+    return f"unknown key {name!r}; " + (f"did you mean {near[0]}?" if near else other)
 
 
 def key_types(cls: type, prefix: str = "") -> dict[str, Any]:

@@ -99,6 +99,8 @@ def model_content(model: OneHead) -> dict[str, Any]:
 
 def build_model(content: dict[str, Any], source: str) -> OneHead:
     """Rebuild the model that a checkpoint's content describes. Raises UserError when the two do not fit."""
+    if content.get("stage") == "pretrain":
+        raise UserError(f"{source} is the backbone of stage 0, to start a training from (--init {source}), not a model")
     try:
         shape = read_shape(content), content["classes"], content["input_size"]
         with torch.device("meta"):  # takes no memory, so that a false size is noticed before it takes all
@@ -238,12 +240,20 @@ def provenance() -> dict[str, str]:
 
 
 def commit(root: Path) -> str | None:
-    """The commit of the repository whose top folder is `root`; None without git, and inside somebody else's."""
-    command = ["git", "rev-parse", "--show-toplevel", "--short", "HEAD"]
+    """The commit of the repository whose top folder is `root`; None without git, and inside somebody else's.
+
+    It ends in "-dirty", as `git describe` has it, where files that git knows have been changed since.
+    """
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook names its own
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, cwd=root, env=own, check=True, timeout=10)
+        return os.fsdecode(done.stdout)
+
     try:
-        git = subprocess.run(command, capture_output=True, cwd=root, env=own, check=True, timeout=10)
-        top, found = os.fsdecode(git.stdout).splitlines()
+        top, found = git("rev-parse", "--show-toplevel", "--short", "HEAD").splitlines()
+        if Path(top).resolve() != root.resolve():
+            return None
+        return found + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return found if Path(top).resolve() == root.resolve() else None

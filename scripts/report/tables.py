@@ -23,7 +23,7 @@ SHOWN = ("mIoU", "mAP", "AP50", "Top-1")
 OWN = {metric: stage for stage, metrics in METRICS.items() for metric in metrics}
 """Stage that teaches each metric."""
 RUNS = {
-    "quickstart.json": "synthetic sets, `make quickstart`",
+    "quickstart.json": "synthetic sets, `make quickstart` in float32",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
     "final/onehead-all-s0.json": "real sets, `configs/default.yaml`",
     "final-375k/onehead-all-s0.json": "`configs/strict.yaml`, from stage 0 after 375,040 views",

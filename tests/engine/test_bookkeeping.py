@@ -39,6 +39,10 @@ def test_the_commit_is_that_of_the_own_repository(tmp_path: Path) -> None:
     assert commit(tmp_path) is None
     found = repository(tmp_path / "own")
     assert commit(tmp_path / "own") == found
+    (tmp_path / "own" / "unknown").write_text("a run's output")
+    assert commit(tmp_path / "own") == found
+    (tmp_path / "own" / "file").write_text("changed")
+    assert commit(tmp_path / "own") == f"{found}-dirty"
 
 
 def test_an_enclosing_repository_is_somebody_elses(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from data.errors import DataError
-from engine.evaluation.draw import LEGEND, MOST, colour_of, draw, tinted
+from engine.evaluation.draw import LEGEND, MOST, box_colours, colour_of, draw, tinted
 from engine.evaluation.lettering import lettering
 from engine.evaluation.metrics import predicted_mask
 from engine.evaluation.pictures import opened
@@ -153,6 +153,23 @@ def test_what_was_found_is_drawn_and_the_picture_left_alone() -> None:
     legend = np.asarray(picture)[:, 480:]
     assert (legend == colour_of(2)).all(-1).any()
     assert image.getpixel((400, 120)) == (100, 100, 100)
+
+
+def test_a_box_has_the_colour_of_the_regions_of_its_name_or_one_that_no_region_has() -> None:
+    regions = ("background", "cat", "diningtable")
+    colours = box_colours(("dining table", "cup", "cat"), regions)
+    assert (colours["dining table"], colours["cat"]) == (colour_of(2), colour_of(1))
+    assert colours["cup"] not in {colour_of(i) for i in range(len(regions))}
+    assert len(set(box_colours(("cup", "book"), ()).values()) - {colour_of(0)}) == 2
+
+
+def test_pictures_without_any_box_say_how_to_see_weaker_ones(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photo().save(tmp_path / "a.png")
+    save(tmp_path / "w.pt", {**checkpoint.load(weights), "threshold": 1.0})
+    assert main(["--weights", weights, "--out", str(tmp_path / "out"), str(tmp_path / "a.png")]) == 0
+    assert "no box has the score of 1 that these weights ask for; try --score 0.1" in capsys.readouterr().out
 
 
 def test_small_pictures_are_enlarged_and_boxes_at_the_edge_keep_their_names() -> None:

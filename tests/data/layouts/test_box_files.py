@@ -96,7 +96,7 @@ def test_yolo_without_names_reports_it_and_names_missing_ones(tmp_path: Path) ->
     write(tmp_path / "data.yaml", "names: [cat]")
     found = load_set(tmp_path, "det", "val")
     assert boxes(found) == {"a.jpg": [("7", BOX)]}
-    assert any("data.yaml names no class 7" in note for note in found.notes)
+    assert any("data.yaml names no class 7, which label files use: name it there" in note for note in found.notes)
 
 
 def test_yolo_in_pixels_is_refused(tmp_path: Path) -> None:

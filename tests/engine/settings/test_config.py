@@ -163,6 +163,12 @@ def test_an_unknown_option_that_resembles_nothing_points_to_help() -> None:
     assert message("--zzz", "1") == "--zzz: unknown key 'zzz'; see --help for all keys"
 
 
+def test_an_unknown_key_of_a_section_that_resembles_none_names_those_there() -> None:
+    text = message("--optim.learning_speed", "1")
+    assert text.startswith("--optim.learning_speed: unknown key 'optim.learning_speed'; optim has optim.backbone_lr, ")
+    assert " optim.lr, " in text
+
+
 @pytest.mark.parametrize(
     ("text", "line", "name", "nearest"),
     [

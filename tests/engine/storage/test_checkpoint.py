@@ -348,6 +348,13 @@ def test_an_archive_that_unpacks_to_more_than_itself_is_refused(path: Path, tmp_
     assert refusal(load, tmp_path / "bomb.pt").startswith(f"{tmp_path / 'bomb.pt'} is no checkpoint or a damaged one")
 
 
+def test_a_backbone_of_stage_0_is_no_model(tmp_path: Path) -> None:
+    save(tmp_path / "stage0.pt", {"stage": "pretrain", "model": {"backbone.weight": torch.zeros(1)}})
+    assert refusal(load_model, tmp_path / "stage0.pt").endswith(
+        f"is the backbone of stage 0, to start a training from (--init {tmp_path / 'stage0.pt'}), not a model"
+    )
+
+
 def test_a_false_size_is_refused_before_it_takes_memory(model: OneHead, tmp_path: Path) -> None:
     content = model_content(model)
     save(tmp_path / "odd.pt", {**content, "architecture": {**content["architecture"], "hidden": 2**33}})
