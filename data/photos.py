@@ -28,7 +28,9 @@ from data.images import IMAGE_SUFFIXES, MAX_PIXELS, read_image
 
 MAX_BYTES = 4 * MAX_PIXELS
 """Largest file that is read from an archive."""
-DECODED_AT_ONCE = 256
+THREADS = 8
+"""Images that are decoded at once, each of which may be large before it is shrunk."""
+DECODED_AT_ONCE = 4 * THREADS
 """Files that are held in memory while their images are decoded."""
 
 
@@ -77,12 +79,12 @@ def read_photos(sources: Sequence[str | Path], side: int, without: Collection[st
 
 
 def decoded(files: Iterator[tuple[Path, io.BytesIO | None]], side: int) -> Iterator[np.ndarray]:
-    """RGBA pixels of images, decoded by all cores, in the order given."""
+    """RGBA pixels of images, decoded by several threads, in the order given."""
 
     def decode(file: tuple[Path, io.BytesIO | None]) -> np.ndarray:
         return np.asarray(shrink(read_image(*file), side).convert("RGBA"))
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         while some := list(islice(files, DECODED_AT_ONCE)):
             yield from pool.map(decode, some)
 

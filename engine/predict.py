@@ -44,6 +44,8 @@ __all__ = ["Prediction", "draw", "load_model", "predict"]
 MARK = "OneHead"
 """What the results' files say of the software that made them, so that nothing else is ever replaced."""
 INDEX = "predictions.json"
+WEAK = 0.1
+"""Score to try where no picture has a box of the weights' own threshold."""
 FEW = "--weights of fewer classes, or smaller pictures"
 
 
@@ -93,8 +95,12 @@ def predict_all(model: Model, wanted: Sequence[tuple[str, str]], out: Path, scor
     finally:  # what was found is kept, whatever ends the program
         if results:
             write_text(out / INDEX, json.dumps(results, indent=1) + "\n")
-    if results and score is None and not any(found["boxes"] for found in results.values()):
-        print(f"note: no box has the score of {model.threshold:g} that these weights ask for; try --score 0.1")
+    hidden = results and score is None and model.classes["det"] and model.threshold > WEAK
+    if hidden and not any(found["boxes"] for found in results.values()):
+        print(
+            f"note: no box has the score of {model.threshold:g} that these weights ask for; try --score {WEAK}",
+            file=sys.stderr,
+        )
     return failed
 
 

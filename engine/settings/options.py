@@ -148,7 +148,8 @@ def unknown(name: str, keys: set[str]) -> str:
     near = difflib.get_close_matches(name, keys, 1, 0.75)
     near = near or [last[k] for k in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, 1, 0.65)]
     section = name.rpartition(".")[0]
-    beside = sorted(k for k in keys if section and k.rpartition(".")[0] == section)
+    depth = name.count(".") + 1
+    beside = sorted({".".join(k.split(".")[:depth]) for k in keys if section and k.startswith(f"{section}.")})
     other = f"{section} has {', '.join(beside)}" if beside else "see --help for all keys"
     return f"unknown key {name!r}; " + (f"did you mean {near[0]}?" if near else other)
 

@@ -254,6 +254,9 @@ def commit(root: Path) -> str | None:
         top, found = git("rev-parse", "--show-toplevel", "--short", "HEAD").splitlines()
         if Path(top).resolve() != root.resolve():
             return None
-        return found + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
+    with suppress(OSError, subprocess.SubprocessError):  # of a slow disk, say: the commit is still known
+        changed = git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+        return found + ("-dirty" if changed else "")
+    return found

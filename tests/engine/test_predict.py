@@ -169,7 +169,7 @@ def test_pictures_without_any_box_say_how_to_see_weaker_ones(
     photo().save(tmp_path / "a.png")
     save(tmp_path / "w.pt", {**checkpoint.load(weights), "threshold": 1.0})
     assert main(["--weights", weights, "--out", str(tmp_path / "out"), str(tmp_path / "a.png")]) == 0
-    assert "no box has the score of 1 that these weights ask for; try --score 0.1" in capsys.readouterr().out
+    assert "no box has the score of 1 that these weights ask for; try --score 0.1" in capsys.readouterr().err
 
 
 def test_small_pictures_are_enlarged_and_boxes_at_the_edge_keep_their_names() -> None:

@@ -21,7 +21,7 @@ SECTIONS = [
     "Classes",
     "Loss terms",
     "The same pictures after every stage",
-    "Settings that differ from the program's own",
+    "Settings that differ from the built-in defaults",
 ]
 
 
