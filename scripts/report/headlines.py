@@ -11,12 +11,12 @@ from engine.experiments.tables import markdown, number
 from scripts.report.tables import OWN, RECIPE, SHOWN, grid
 
 FIRST = {
-    "final": ("Fast-SCNN", "[literal](configs/default.yaml)"),
-    "final-375k": ("Fast-SCNN", "[strict](configs/strict.yaml)"),
-    "final-lite0": ("EfficientNet-Lite0", "[literal](configs/lite0.yaml)"),
-    "final-lite0-320": ("EfficientNet-Lite0", "[strict](configs/final_lite0.yaml)"),
+    ("final", RECIPE): ("Fast-SCNN", "[literal](configs/default.yaml)"),
+    ("final", "strict"): ("Fast-SCNN", "[strict](configs/strict.yaml)"),
+    ("final-lite0", RECIPE): ("EfficientNet-Lite0", "[literal](configs/lite0.yaml)"),
+    ("final-lite0-320", RECIPE): ("EfficientNet-Lite0", "[strict](configs/final_lite0.yaml)"),
 }
-"""Folders of the README's first table: backbone, and how the limit on replay is read."""
+"""Folders and variants of the README's first table: backbone, and how the limit on replay is read."""
 
 
 def headline(folder: Path) -> str:
@@ -35,9 +35,9 @@ def headline(folder: Path) -> str:
 def first(results: Path) -> str:
     """One row a recipe: each metric at the end of its chains and, in brackets, of each task alone; means over seeds."""
     rows = [["backbone", "replay", "seeds", *SHOWN]]
-    for folder, words in FIRST.items():
+    for (folder, variant), words in FIRST.items():
         cells = grid(results / folder)
-        ends = {m: [r["rows"][-1][m] for r in cells if r["variant"] == RECIPE] for m in SHOWN}
+        ends = {m: [r["rows"][-1][m] for r in cells if r["variant"] == variant] for m in SHOWN}
         alone = {
             m: [r["rows"][-1][m] for r in cells if (r["variant"], r["stage"]) == ("single-task", OWN[m])] for m in SHOWN
         }

@@ -26,7 +26,7 @@ RUNS = {
     "quickstart.json": "synthetic sets, `make quickstart` in float32",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
     "final/onehead-all-s0.json": "real sets, `configs/default.yaml`",
-    "final-375k/onehead-all-s0.json": "`configs/strict.yaml`, from stage 0 after 375,040 views",
+    "final/strict-all-s0.json": "real sets, `configs/strict.yaml`",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""

@@ -128,7 +128,7 @@ def test_the_first_table_shows_recipes_beside_each_task_alone_where_that_is_know
 ) -> None:
     ends = [result("all", "onehead", seed, mIoU=0.3 + seed / 10, mAP=0.1, AP50=0.2, Top_1=0.8) for seed in (0, 1)]
     write(tmp_path / "final", *ends, result("seg", "single-task", 0, mIoU=0.31), result("all", "finetune", 0, mIoU=0.0))
-    monkeypatch.setattr(headlines, "FIRST", {"final": ("Lite0", "strict")})
+    monkeypatch.setattr(headlines, "FIRST", {("final", "onehead"): ("Lite0", "strict")})
     filled = fill("<!-- table first -->\n<!-- end -->\n", tmp_path)
     assert "| backbone | replay | seeds | mIoU | mAP | AP50 | Top-1 |" in filled
     assert "| Lite0 | strict | 2 | 0.350 (0.310) | 0.100 | 0.200 | 0.800 |" in filled
