@@ -103,7 +103,7 @@ def make(name: str, root: Path, path: Path) -> None:
         image.load()
     info = PngInfo()
     info.add_text("record", digest(record))
-    image.convert("RGB").quantize(256).save(path, pnginfo=info, optimize=True)
+    image.convert("RGB").quantize().save(path, pnginfo=info, optimize=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -99,6 +99,8 @@ def _by_number(own: ClassNames | None, used: set[int]) -> tuple[dict[int, str], 
     values = own.coding.values or {index: index for index in range(len(own.names))}
     names = {value: own.names[index] for value, index in values.items()}
     missing = sorted(used - names.keys())
+    if not missing:
+        return names, ()
     numbers = ", ".join(map(str, missing))
-    notes = [f"{own.source} names no class {numbers}, which label files use: name it there or correct them"]
-    return {**names, **{n: str(n) for n in missing}}, tuple(notes if missing else ())
+    note = f"{own.source} names no class {numbers}, which label files use: name it there or correct them"
+    return {**names, **{n: str(n) for n in missing}}, (note,)
