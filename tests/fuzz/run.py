@@ -1,4 +1,4 @@
-"""A coverage-guided fuzz run in a process of its own: `python -m tests.fuzz.run INPUTS FOLDER`.
+"""A coverage-guided fuzz run in a process of its own: `python -m tests.fuzz.run INPUTS FOLDER [SEED]`.
 
 atheris (libFuzzer) sees which lines of our readers, Pillow's Python parts, PyYAML and torch's restricted unpickler an
 input reaches, and goes on from inputs that reach new ones. The first byte of an input chooses the target. An input is
@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["data", "engine", "torch._weights_only_
     from tests.fuzz.targets import REFUSALS, TARGETS, seeds
 
 
-def main(inputs: int, folder: Path) -> None:
+def main(inputs: int, folder: Path, seed: int = 1) -> None:
     """Try as many inputs, then end the process: with code 0 if none was a find."""
     corpus, work = folder / "corpus", folder / "work"
     corpus.mkdir(parents=True)
@@ -48,10 +48,10 @@ def main(inputs: int, folder: Path) -> None:
             if count.total() % 100 == 0:
                 (folder / "count.txt").write_text("\n".join(f"{k}: {v}" for k, v in sorted(count.items())))
 
-    options = f"-runs={inputs} -seed=1 -timeout=30 -rss_limit_mb=4096 -max_len=20000 -artifact_prefix={folder}/ "
+    options = f"-runs={inputs} -seed={seed} -timeout=30 -rss_limit_mb=4096 -max_len=20000 -artifact_prefix={folder}/ "
     atheris.Setup([sys.argv[0], *options.split(), str(corpus)], one)
     atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

@@ -86,8 +86,10 @@ def coco_altered(data: bytes, folder: Path) -> None:
 
 
 def config_altered(data: bytes, folder: Path) -> None:
-    """A configuration file with odd values in it."""
-    config(yaml.safe_dump(altered(to_dict(Config()), data)).encode(), folder)
+    """A configuration file with odd values in it; as in users' files, sections left as they are do not appear."""
+    default = to_dict(Config())
+    changed = {key: value for key, value in altered(to_dict(Config()), data).items() if value != default[key]}
+    config(yaml.safe_dump(changed).encode(), folder)
 
 
 def checkpoint_altered(data: bytes, folder: Path) -> None:
