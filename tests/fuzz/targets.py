@@ -50,8 +50,8 @@ VALUES = (
 
 
 def altered(tree: Any, data: bytes) -> Any:
-    """A nested value with one node replaced for every four bytes: three choose the way down, one what comes there."""
-    for i in range(0, len(data) - 3, 4):
+    """A nested value with up to 15 nodes replaced; of four bytes three choose the way down, one the value."""
+    for i in range(0, min(len(data), 60) - 3, 4):
         node, key = tree, None
         for step in data[i : i + 3]:
             inner = node if key is None else node[key]
