@@ -31,8 +31,8 @@ _MAX_NEAR = 500
 _MAX_OTHERS = 10
 """Candidates looked into for a second set, which is only mentioned."""
 _DRAWN = frozenset({"vis", "color", "colour", "overlay", "preview"})
-# SegmentationObject numbers the objects: its files look like masks of classes and are none.
-_OBJECTS = frozenset({"object", "objects", "instance", "instances"})
+# SegmentationObject and COCO's panoptic masks number the objects: they look like masks of classes and are none.
+_OBJECTS = frozenset({"object", "objects", "instance", "instances", "panoptic"})
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ _REMEDY = "use VOC's form: annotation, object, name, bndbox"
 def looks_like_xml(path: Path) -> str | None:
     """Return what is wrong with an XML file that holds no VOC annotation, None if it does."""
     try:
-        _root(path)
+        root = _root(path)
     except DataError as error:
         return str(error)
+    if root.find("object/polygon") is not None and root.find("object/bndbox") is None:
+        return f"{path}: holds LabelMe's polygons and no box; {_REMEDY}"
     return None
 
 

@@ -9,10 +9,14 @@ import pytest
 from data.errors import SetNotFound
 from data.layouts.search import find_set
 from data.types import Task
-from tests.data.builders import annotation, coco, draw_image, write_json
+from tests.data.builders import annotation, coco, draw_image, draw_mask, write_json
 
 TABLE = "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,32,24,cat,1,2,11,10\n"
 CVAT = "<annotations><image name='a.jpg'><box label='cat' xtl='1' ytl='2' xbr='11' ybr='10'/></image></annotations>"
+
+CVAT_TAG = "<annotations><image name='a.jpg'><tag label='cat'></tag></image></annotations>"
+LABELME = """<annotation><filename>a.jpg</filename><object><name>cat</name><polygon>
+<pt><x>1</x><y>2</y></pt><pt><x>11</x><y>2</y></pt><pt><x>11</x><y>10</y></pt></polygon></object></annotation>"""
 
 
 @pytest.mark.parametrize(
@@ -20,6 +24,10 @@ CVAT = "<annotations><image name='a.jpg'><box label='cat' xtl='1' ytl='2' xbr='1
     [
         ("det", "_annotations.csv", TABLE, "boxes in a table: export COCO JSON, YOLO text files or VOC XML files"),
         ("det", "annotations.xml", CVAT, "boxes in CVAT's own form: export COCO JSON"),
+        ("cls", "all.txt", "a.jpg 0\nb.jpg 1\n", "labels in a list: put the images of each class into a folder"),
+        ("cls", "a_train.txt", "a  1\nb -1\n", "labels in a list: put the images of each class into a folder"),
+        ("cls", "labels.json", '{"annotations": [{"image_id": 1, "category_id": 2}]}', "labels in a document: put"),
+        ("cls", "annotations.xml", CVAT_TAG, "labels in CVAT's own form: put the images of each class into a folder"),
         ("cls", "train.csv", "image_id,label\na.jpg,cat\n", "labels in a table: put the images of each class into a"),
     ],
 )
@@ -37,4 +45,28 @@ def test_polygons_are_no_masks(tmp_path: Path) -> None:
     write_json(tmp_path / "annotations.json", coco(["a.jpg"], [polygon], {7: "cat"}))
     assert len(find_set(tmp_path, "det").images) == 1
     with pytest.raises(SetNotFound, match=r"annotations.json is not read, it holds polygons: draw its polygons into a"):
+        find_set(tmp_path, "seg")
+
+
+def test_boxes_are_no_labels_of_images(tmp_path: Path) -> None:
+    draw_image(tmp_path / "images" / "a.jpg")
+    write_json(tmp_path / "annotations.json", coco(["a.jpg"], [annotation(1, 7, [1, 2, 10, 8])], {7: "cat"}))
+    with pytest.raises(SetNotFound) as caught:
+        find_set(tmp_path, "cls")
+    assert "labels in a document" not in str(caught.value)
+
+
+def test_polygons_of_labelme_are_no_boxes(tmp_path: Path) -> None:
+    draw_image(tmp_path / "a.jpg")
+    (tmp_path / "a.xml").write_text(LABELME)
+    with pytest.raises(SetNotFound, match=r"a\.xml: holds LabelMe's polygons and no box; use VOC's form"):
+        find_set(tmp_path, "det")
+
+
+def test_panoptic_masks_are_no_masks_of_classes(tmp_path: Path) -> None:
+    draw_image(tmp_path / "images" / "train" / "a.jpg")
+    draw_mask(tmp_path / "annotations" / "panoptic_train" / "a.png")
+    panoptic = {"annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 1, "category_id": 7}]}]}
+    write_json(tmp_path / "annotations" / "panoptic_train.json", panoptic)
+    with pytest.raises(SetNotFound, match=r"panoptic_train.json is not read, it holds the classes of COCO's panoptic"):
         find_set(tmp_path, "seg")
