@@ -13,9 +13,10 @@ _MASKS = "draw its polygons into a PNG per image whose index is the class (pycoc
 _PANOPTIC = "paint the pixels of each segment with the index of its class, into a PNG per image"
 _FOLDERS = "put the images of each class into a folder of its name"
 _KINDS: tuple[tuple[Task, str, str, str, str], ...] = (
-    ("det", ".csv", r"\bx_?min\b", "boxes in a table", _BOXES),
+    ("det", ".csv", r"\bx_?min\b|region_shape_attributes", "boxes in a table", _BOXES),
     ("det", ".xml", r"<annotations[\s>]", "boxes in CVAT's own form", _BOXES),
     ("det", ".json", r'"shapes"\s*:', "boxes in LabelMe's form", f"{_BOXES} (`pip install labelme2coco`)"),
+    ("det", ".json", r'"(shape_attributes|rectanglelabels|dm_format_version)"', "boxes in its tool's form", _BOXES),
     ("seg", ".json", r'"(shapes|segmentation)"\s*:', "polygons", _MASKS),
     ("seg", ".json", r'"segments_info"\s*:', "the classes of COCO's panoptic masks", _PANOPTIC),
     ("seg", ".xml", r"<(polygon|mask)[\s>]", "polygons", _MASKS),

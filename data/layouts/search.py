@@ -104,10 +104,11 @@ def _missing(search: _Search, wanted: str | None, others: list[str]) -> DataErro
     there = tree.folders[0]
     entries = listing([f"{name}/" for name in there.folders] + list(there.files), 8) or "nothing"
     also = f"; other splits found: {', '.join(others)}" if others else ""
-    broken = [*documents.unmatched.values(), *map(str, documents.errors.values())]
+    foreign = [str(error) for error in documents.errors.values() if isinstance(error, OtherDocument)]
+    broken = [str(error) for error in documents.errors.values() if not isinstance(error, OtherDocument)]
+    failed = [*documents.unmatched.values(), *broken]
     unread = passed_over(tree, search.task)
-    why = [*broken[:2], *unread, *dict.fromkeys(search.reasons), *_hidden_by_name(search, wanted)][:3]
-    failed = documents.unmatched or not all(isinstance(e, OtherDocument) for e in documents.errors.values())
+    why = [*failed[:2], *unread, *dict.fromkeys(search.reasons), *foreign[:1], *_hidden_by_name(search, wanted)][:3]
     kind = DataError if failed else SetNotFound
     unfit = f" ({'; '.join(why)})" if why else ""
     return kind(

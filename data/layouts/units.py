@@ -15,6 +15,7 @@ Four = tuple[float, float, float, float]
 Form = Literal["sizes", "corners", "centres"]
 Note = Callable[[str, str], None]
 """Takes a kind of remark and an example."""
+_TEXT_FORMS: tuple[Form, ...] = ("centres", "corners")
 FRACTION = 1.01
 """Numbers up to this are fractions of the image: rounding included, and no box is a pixel wide."""
 
@@ -80,6 +81,14 @@ def guess_units(boxes: Sequence[Four], sizes: Sequence[tuple[float, float]], are
         if 2 * out >= len(pairs) and out > 1 and all(_inside(b, size) for b, (_, size) in zip(as_centres, pairs)):
             return Units("centres", fractions)
     return Units("sizes", fractions)
+
+
+def guess_fractions(boxes: Sequence[Four]) -> Units:
+    """Return what fractions of the image are in YOLO text files: centres, unless some stick out and all are corners."""
+    scaled = [(1000 * a, 1000 * b, 1000 * c, 1000 * d) for a, b, c, d in boxes]
+    fits = {form: [_inside(Units(form).to_sizes(b, 0, 0), (1000, 1000)) for b in scaled] for form in _TEXT_FORMS}
+    corners = all(fits["corners"]) and not all(fits["centres"])
+    return Units("corners" if corners else "centres", fractions=True)
 
 
 def _inside(box: Four, size: tuple[float, float]) -> bool:

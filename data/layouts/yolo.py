@@ -11,7 +11,7 @@ from typing import Any
 from data.errors import DataError
 from data.layouts.class_names import BOX_FILES, ClassNames, find_names
 from data.layouts.tree import Found
-from data.layouts.units import Units
+from data.layouts.units import guess_fractions
 
 _MAX_BYTES = 5_000_000
 _REMEDY = "write `class cx cy w h`, the box as fractions of the image"
@@ -80,7 +80,9 @@ def yolo_document(found: Found) -> Found:
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for number, name in names.items()],
     }
-    units = Units("centres", fractions=True)
+    units = guess_fractions([entry["bbox"] for entry in annotations if entry["bbox"]])
+    if units.form != "centres":
+        notes += (f"boxes are read as {units}: YOLO's centre and size do not fit them",)
     source = own.source if own else found.annotation
     return replace(found, document=document, units=units, annotation=source, notes=(*found.notes, *notes))
 

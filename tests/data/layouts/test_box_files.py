@@ -99,6 +99,14 @@ def test_yolo_without_names_reports_it_and_names_missing_ones(tmp_path: Path) ->
     assert any("data.yaml names no class 7, which label files use: name it there" in note for note in found.notes)
 
 
+def test_corners_in_text_files_are_told_from_centres(tmp_path: Path) -> None:
+    draw_image(tmp_path / "images" / "a.jpg")
+    write(tmp_path / "labels" / "a.txt", "0 0.375 0.375 0.625 0.625\n0 0.5 0.75 1.0 1.0\n")
+    task_set = load_set(tmp_path, "det")
+    assert boxes(task_set) == {"a.jpg": [("0", BOX), ("0", [16.0, 18.0, 32.0, 24.0])]}
+    assert any(note.startswith("boxes are read as x1 y1 x2 y2 as fractions of the image") for note in task_set.notes)
+
+
 def test_yolo_in_pixels_is_refused(tmp_path: Path) -> None:
     draw_image(tmp_path / "val" / "images" / "a.jpg")
     write(tmp_path / "val" / "labels" / "a.txt", "0 16 12 8 6")

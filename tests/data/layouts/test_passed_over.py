@@ -14,6 +14,8 @@ from tests.data.builders import annotation, coco, draw_image, draw_mask, write_j
 TABLE = "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,32,24,cat,1,2,11,10\n"
 CVAT = "<annotations><image name='a.jpg'><box label='cat' xtl='1' ytl='2' xbr='11' ybr='10'/></image></annotations>"
 
+VIA = """{"a.jpg8245": {"filename": "a.jpg", "regions": [{"shape_attributes":
+{"name": "rect", "x": 1, "y": 2, "width": 10, "height": 8}, "region_attributes": {"label": "cat"}}]}}"""
 CVAT_TAG = "<annotations><image name='a.jpg'><tag label='cat'></tag></image></annotations>"
 LABELME = """<annotation><filename>a.jpg</filename><object><name>cat</name><polygon>
 <pt><x>1</x><y>2</y></pt><pt><x>11</x><y>2</y></pt><pt><x>11</x><y>10</y></pt></polygon></object></annotation>"""
@@ -24,6 +26,7 @@ LABELME = """<annotation><filename>a.jpg</filename><object><name>cat</name><poly
     [
         ("det", "_annotations.csv", TABLE, "boxes in a table: export COCO JSON, YOLO text files or VOC XML files"),
         ("det", "annotations.xml", CVAT, "boxes in CVAT's own form: export COCO JSON"),
+        ("det", "via_region_data.json", VIA, "boxes in its tool's form: export COCO JSON, YOLO text files or VOC XML"),
         ("cls", "all.txt", "a.jpg 0\nb.jpg 1\n", "labels in a list: put the images of each class into a folder"),
         ("cls", "a_train.txt", "a  1\nb -1\n", "labels in a list: put the images of each class into a folder"),
         ("cls", "labels.json", '{"annotations": [{"image_id": 1, "category_id": 2}]}', "labels in a document: put"),
