@@ -45,8 +45,9 @@ class RowTable:
         H, P = points_BT2HLP.shape[3], points_BT2HLP.shape[5]
         B, locations = self.table_BPD.shape[:2]
         size_2S, start_S = self.of_samples(H, P)
-        cells, near = around(rearrange(points_BT2HLP, "b t xy h l p -> b t xy (h l p)"), size_2S)
-        (x, y), (near_x, near_y) = cells.unbind(2), near.unbind(2)  # each (B, T, 2, S)
+        cells, near = around(rearrange(points_BT2HLP, "b t xy h l p -> b t xy (h l p)"), size_2S.float())
+        # Whole numbers, since float16, to which an exported model may be converted, counts no further than 2048.
+        (x, y), (near_x, near_y) = cells.int().unbind(2), near.unbind(2)  # each (B, T, 2, S)
         index = (y[:, :, :, None] * size_2S[0] + x[:, :, None]) * H + start_S
         weight = rearrange(weight_BTHLP, "b t h l p -> b t 1 1 (h l p)")
         share = near_y[:, :, :, None] * near_x[:, :, None] * weight
@@ -64,7 +65,7 @@ class RowTable:
         head = torch.arange(heads, device=size.device)[:, None]
         start = (area.cumsum(0) - area) * heads + head
         size = repeat(size, "xy l -> xy (h l p)", h=heads, p=points)
-        return size.float(), repeat(start, "h l -> (h l p)", p=points).float()
+        return size.int(), repeat(start, "h l -> (h l p)", p=points).int()
 
 
 def around(points_BT2S: Tensor, size_2S: Tensor) -> tuple[Tensor, Tensor]:
