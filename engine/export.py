@@ -46,8 +46,8 @@ def export(
 ) -> None:
     """Write a model as ONNX with the outputs of `tasks`; inputs and outputs stay float32.
 
-    half: compute in float16; calibration: compute convolutions in int8, in the ranges that these images (1, 3, S, S)
-    have. Raises UserError when the file cannot be written or the packages are missing.
+    half: compute in float16; calibration: compute all convolutions but the first three in int8, in the ranges that
+    these images (1, 3, S, S) have. Raises UserError when the file cannot be written or the packages are missing.
     """
     check_packages()
     proto = with_outputs(traced(model, opset), tasks)
@@ -136,7 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     smaller = parser.add_mutually_exclusive_group()
     smaller.add_argument("--half", action="store_true", help="compute in float16: half the file, for GPUs")
     smaller.add_argument(
-        "--int8", type=Path, metavar="FOLDER", help="convolutions in int8, for CPUs; FOLDER: pictures to calibrate on"
+        "--int8",
+        type=Path,
+        metavar="FOLDER",
+        help="all convolutions but the first three in int8, for CPUs; FOLDER: pictures to calibrate on",
     )
     args = parser.parse_args(argv)
     check_packages()

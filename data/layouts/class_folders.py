@@ -45,9 +45,9 @@ class _Classes:
         return sum(imagenette_name(name) is not None for name in self.images)
 
     @property
-    def order(self) -> tuple[int, int, int, int, tuple[str, ...]]:
-        """Smaller is better: the split, the task, known names, many classes."""
-        return (*self.rank, -self.known, -len(self.images), self.parent.names)
+    def order(self) -> tuple[int, int, int, int, int, tuple[str, ...]]:
+        """Smaller is better: the split, the task, known names, many classes, few folders above."""
+        return (*self.rank, -self.known, -len(self.images), len(self.parent.names), self.parent.names)
 
 
 def find_cls(tree: Tree, split: str, reasons: list[str]) -> Found | None:

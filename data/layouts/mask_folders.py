@@ -33,6 +33,8 @@ _MAX_OTHERS = 10
 _DRAWN = frozenset({"vis", "color", "colour", "overlay", "preview"})
 # SegmentationObject and COCO's panoptic masks number the objects: they look like masks of classes and are none.
 _OBJECTS = frozenset({"object", "objects", "instance", "instances", "panoptic"})
+_CLASSES = frozenset({"stuff", "sem", "semseg", "semantic"})
+"""Words of folders that do hold classes, whatever else their names say."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _candidates(tree: Tree, split: str) -> list[tuple[int, Folder]]:
             continue
         fits, rank = split_rank(folder.names, split), tree.task_rank(folder.names, "seg")
         name_words = set(words(folder.names[-1])) if folder.names else set()
-        if rank < 3 and not name_words & _OBJECTS:
+        if rank < 3 and (not name_words & _OBJECTS or name_words & _CLASSES):
             by_name = (bool(name_words & _DRAWN), role_of(folder.names) != "mask", len(folder.names), folder.names)
             ranked.append(((fits, rank), by_name, folder))
     return [(ranks[0], folder) for ranks, _, folder in sorted(ranked, key=lambda entry: entry[:2])]

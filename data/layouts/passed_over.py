@@ -12,17 +12,20 @@ _BOXES = "export COCO JSON, YOLO text files or VOC XML files"
 _MASKS = "draw its polygons into a PNG per image whose index is the class (pycocotools: `annToMask`)"
 _PANOPTIC = "paint the pixels of each segment with the index of its class, into a PNG per image"
 _FOLDERS = "put the images of each class into a folder of its name"
+_LABELS = (
+    r'(?s)\A(?!.*"(bbox|shapes|regions|polygon|points|objects|segments_info)").*"(category_id|label|label_id)"\s*:'
+)
 _KINDS: tuple[tuple[Task, str, str, str, str], ...] = (
     ("det", ".csv", r"\bx_?min\b|region_shape_attributes", "boxes in a table", _BOXES),
     ("det", ".xml", r"<annotations[\s>]", "boxes in CVAT's own form", _BOXES),
     ("det", ".json", r'"shapes"\s*:', "boxes in LabelMe's form", f"{_BOXES} (`pip install labelme2coco`)"),
     ("det", ".json", r'"(shape_attributes|rectanglelabels|dm_format_version)"', "boxes in its tool's form", _BOXES),
-    ("seg", ".json", r'"(shapes|segmentation)"\s*:', "polygons", _MASKS),
+    ("seg", ".json", r'"(shapes|segmentation|shape_attributes|polygon)"', "polygons", _MASKS),
     ("seg", ".json", r'"segments_info"\s*:', "the classes of COCO's panoptic masks", _PANOPTIC),
     ("seg", ".xml", r"<(polygon|mask)[\s>]", "polygons", _MASKS),
     ("cls", ".csv", r"\b(label|class|category)", "labels in a table", _FOLDERS),
     ("cls", ".txt", r"(?m)^\S+[ \t]+-?\d+$", "labels in a list", _FOLDERS),
-    ("cls", ".json", r'(?s)\A(?!.*"bbox").*"(category_id|label|label_id)"\s*:', "labels in a document", _FOLDERS),
+    ("cls", ".json", _LABELS, "labels in a document", _FOLDERS),
     ("cls", ".xml", r"<tag\s+label=", "labels in CVAT's own form", _FOLDERS),
 )
 """Task, ending, what such a file holds near its beginning, how it is called, and the remedy."""

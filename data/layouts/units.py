@@ -84,10 +84,11 @@ def guess_units(boxes: Sequence[Four], sizes: Sequence[tuple[float, float]], are
 
 
 def guess_fractions(boxes: Sequence[Four]) -> Units:
-    """Return what fractions of the image are in YOLO text files: centres, unless some stick out and all are corners."""
+    """Return what text files of fractions hold: centres, or corners if all may be and a quarter stick out otherwise."""
     scaled = [(1000 * a, 1000 * b, 1000 * c, 1000 * d) for a, b, c, d in boxes]
     fits = {form: [_inside(Units(form).to_sizes(b, 0, 0), (1000, 1000)) for b in scaled] for form in _TEXT_FORMS}
-    corners = all(fits["corners"]) and not all(fits["centres"])
+    out = fits["centres"].count(False)
+    corners = all(fits["corners"]) and out > 1 and 4 * out >= len(boxes)
     return Units("corners" if corners else "centres", fractions=True)
 
 

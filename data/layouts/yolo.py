@@ -1,4 +1,7 @@
-"""YOLO text files of boxes: one line per object, `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`, as fractions."""
+"""YOLO text files of boxes: one line per object, `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`, as fractions.
+
+Some tools write corners, `class x1 y1 x2 y2`, which `guess_fractions` tells from the numbers.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def looks_like_yolo(path: Path) -> str | None:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, list[float] | None]]:
-    """Yield number, class and cx cy w h of each line, None for a line that is no box. Raises DataError."""
+    """Yield number, class and the four numbers of each line's box, None for a line that is no box. Raises DataError."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise DataError(f"{path}: larger than {_MAX_BYTES} bytes; a file of boxes belongs to one image")
@@ -43,7 +46,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, list[float] | None]]:
 
 
 def _parsed(words: list[str]) -> tuple[int, list[float] | None]:
-    """Return class and cx cy w h: of a box, of one with its confidence, or of the box around a polygon."""
+    """Return class and four numbers: of a box, of one with its confidence, or of the box around a polygon."""
     try:
         values = [float(word) for word in words]
     except ValueError:

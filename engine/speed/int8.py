@@ -17,7 +17,7 @@ from engine.storage.errors import UserError
 PICTURES = 100
 """As many tell the range of each value."""
 IN_FLOAT = 3
-"""Convolutions at the image that stay float32: what they lose reaches every task, and they are the fewest filters."""
+"""Convolutions at the image that stay float32: what they lose reaches every task, and they have the fewest filters."""
 
 
 class Calibration:
@@ -45,7 +45,7 @@ def calibration_images(folder: Path, size: int, count: int = PICTURES) -> Iterat
 
 
 def quantised(proto: Any, images: Iterable[Tensor]) -> Any:
-    """A copy of an ONNX graph whose convolutions compute in int8, a scale for each filter, all but the first three.
+    """A copy of an ONNX graph whose convolutions but the first three compute in int8, with a scale for each filter.
 
     The head stays float32: it is a few per cent of the operations, and boxes need its digits. `images`: as those it
     will see.

@@ -88,7 +88,8 @@ def coco_altered(data: bytes, folder: Path) -> None:
 def config_altered(data: bytes, folder: Path) -> None:
     """A configuration file with odd values in it; as in users' files, sections left as they are do not appear."""
     default = to_dict(Config())
-    changed = {key: value for key, value in altered(to_dict(Config()), data).items() if value != default[key]}
+    odd = altered(to_dict(Config()), data)
+    changed = {key: value for key, value in odd.items() if repr(value) != repr(default[key])}  # True equals 1
     config(yaml.safe_dump(changed).encode(), folder)
 
 

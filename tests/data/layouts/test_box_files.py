@@ -101,10 +101,19 @@ def test_yolo_without_names_reports_it_and_names_missing_ones(tmp_path: Path) ->
 
 def test_corners_in_text_files_are_told_from_centres(tmp_path: Path) -> None:
     draw_image(tmp_path / "images" / "a.jpg")
-    write(tmp_path / "labels" / "a.txt", "0 0.375 0.375 0.625 0.625\n0 0.5 0.75 1.0 1.0\n")
+    write(tmp_path / "labels" / "a.txt", "0 0.375 0.375 0.625 0.625\n0 0.5 0.75 1.0 1.0\n1 0.25 0 1 1\n")
     task_set = load_set(tmp_path, "det")
-    assert boxes(task_set) == {"a.jpg": [("0", BOX), ("0", [16.0, 18.0, 32.0, 24.0])]}
+    found = [("0", BOX), ("0", [16.0, 18.0, 32.0, 24.0]), ("1", [8.0, 0.0, 32.0, 24.0])]
+    assert boxes(task_set) == {"a.jpg": found}
     assert any(note.startswith("boxes are read as x1 y1 x2 y2 as fractions of the image") for note in task_set.notes)
+
+
+@pytest.mark.parametrize("last", ["0.45 0.5 0.95 0.9", "-0.03 0.05 0.97 0.05 0.97 0.95 -0.03 0.95"])
+def test_centres_stay_centres_where_one_box_sticks_out(tmp_path: Path, last: str) -> None:
+    for name in "abc":
+        draw_image(tmp_path / "images" / f"{name}.jpg")
+        write(tmp_path / "labels" / f"{name}.txt", f"0 {last if name == 'c' else '0.5 0.5 0.75 0.75'}\n")
+    assert boxes(load_set(tmp_path, "det"))["a.jpg"] == [("0", [4.0, 3.0, 28.0, 21.0])]
 
 
 def test_yolo_in_pixels_is_refused(tmp_path: Path) -> None:

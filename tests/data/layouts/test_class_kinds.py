@@ -76,6 +76,16 @@ def test_two_sets_below_a_root(tmp_path: Path) -> None:
     assert any("another set, not used (one folder per class in pets/)" in note for note in found.notes)
 
 
+def test_the_set_nearest_to_the_root_is_taken(tmp_path: Path) -> None:
+    draw(
+        tmp_path,
+        (f"{top}imagenette_160/val/{name}/0.jpg" for top in ("", "dev/") for name in ("n01440764", "n02102040")),
+    )
+    found = load_set(tmp_path, "cls", "val")
+    assert {str(r.image.relative_to(tmp_path).parts[0]) for r in found.records} == {"imagenette_160"}
+    assert any("dev/imagenette_160/val" in note for note in found.notes)
+
+
 def test_known_names_decide_the_level(tmp_path: Path) -> None:
     draw(tmp_path / "val", ("one/oak/0.jpg", "two/ash/1.jpg", "two/elm/1.jpg"))
     assert counts(load_set(tmp_path, "cls", "val", ("oak", "ash"))) == {"oak": 1, "ash": 1, "elm": 1}

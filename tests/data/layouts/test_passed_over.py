@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ CVAT = "<annotations><image name='a.jpg'><box label='cat' xtl='1' ytl='2' xbr='1
 VIA = """{"a.jpg8245": {"filename": "a.jpg", "regions": [{"shape_attributes":
 {"name": "rect", "x": 1, "y": 2, "width": 10, "height": 8}, "region_attributes": {"label": "cat"}}]}}"""
 CVAT_TAG = "<annotations><image name='a.jpg'><tag label='cat'></tag></image></annotations>"
+COCO = coco(["a.jpg"], [annotation(1, 7, [1, 2, 10, 8])], {7: "cat"})
+PANOPTIC = {"annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 1, "category_id": 7}]}]}
 LABELME = """<annotation><filename>a.jpg</filename><object><name>cat</name><polygon>
 <pt><x>1</x><y>2</y></pt><pt><x>11</x><y>2</y></pt><pt><x>11</x><y>10</y></pt></polygon></object></annotation>"""
 
@@ -26,6 +29,9 @@ LABELME = """<annotation><filename>a.jpg</filename><object><name>cat</name><poly
     [
         ("det", "_annotations.csv", TABLE, "boxes in a table: export COCO JSON, YOLO text files or VOC XML files"),
         ("det", "annotations.xml", CVAT, "boxes in CVAT's own form: export COCO JSON"),
+        ("det", "tasks.json", '[{"annotations": [{"type": "rectanglelabels"}]}]', "boxes in its tool's form"),
+        ("det", "via.csv", "filename,region_shape_attributes\n", "boxes in a table: export COCO JSON"),
+        ("seg", "via_region_data.json", VIA, "polygons: draw its polygons into a PNG per image"),
         ("det", "via_region_data.json", VIA, "boxes in its tool's form: export COCO JSON, YOLO text files or VOC XML"),
         ("cls", "all.txt", "a.jpg 0\nb.jpg 1\n", "labels in a list: put the images of each class into a folder"),
         ("cls", "a_train.txt", "a  1\nb -1\n", "labels in a list: put the images of each class into a folder"),
@@ -51,9 +57,10 @@ def test_polygons_are_no_masks(tmp_path: Path) -> None:
         find_set(tmp_path, "seg")
 
 
-def test_boxes_are_no_labels_of_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [json.dumps(COCO), VIA, '{"shapes": [{"label": "cat"}]}', json.dumps(PANOPTIC)])
+def test_boxes_and_segments_are_no_labels_of_images(tmp_path: Path, text: str) -> None:
     draw_image(tmp_path / "images" / "a.jpg")
-    write_json(tmp_path / "annotations.json", coco(["a.jpg"], [annotation(1, 7, [1, 2, 10, 8])], {7: "cat"}))
+    (tmp_path / "annotations.json").write_text(text)
     with pytest.raises(SetNotFound) as caught:
         find_set(tmp_path, "cls")
     assert "labels in a document" not in str(caught.value)
@@ -69,7 +76,12 @@ def test_polygons_of_labelme_are_no_boxes(tmp_path: Path) -> None:
 def test_panoptic_masks_are_no_masks_of_classes(tmp_path: Path) -> None:
     draw_image(tmp_path / "images" / "train" / "a.jpg")
     draw_mask(tmp_path / "annotations" / "panoptic_train" / "a.png")
-    panoptic = {"annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 1, "category_id": 7}]}]}
-    write_json(tmp_path / "annotations" / "panoptic_train.json", panoptic)
+    write_json(tmp_path / "annotations" / "panoptic_train.json", PANOPTIC)
     with pytest.raises(SetNotFound, match=r"panoptic_train.json is not read, it holds the classes of COCO's panoptic"):
         find_set(tmp_path, "seg")
+
+
+def test_masks_of_classes_that_are_called_panoptic_are_read(tmp_path: Path) -> None:
+    draw_image(tmp_path / "images" / "a.jpg")
+    mask = draw_mask(tmp_path / "panoptic_stuff" / "a.png")
+    assert find_set(tmp_path, "seg").pairs[0][1] == mask
