@@ -151,7 +151,8 @@ class SegmentationTally:
 
 def _iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     """Intersection over union of each class, float64 (K,); NaN where the union is empty."""
-    metric = CountedIoU(len(matrix), average="none")
+    # Only one of several processes scores: a sum over all of them would wait for the others for ever.
+    metric = CountedIoU(len(matrix), average="none", sync_on_compute=False)
     metric.update(torch.from_numpy(matrix)[None])
     absent = matrix.sum(axis=0) + matrix.sum(axis=1) == 0
     return np.where(absent, np.nan, metric.compute().double().numpy())

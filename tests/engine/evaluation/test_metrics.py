@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics import metric
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from data.types import Record
@@ -284,3 +285,14 @@ def test_one_class_alone_is_scored() -> None:
     tally = ClassificationTally(np.array([0, 0]), np.array([0, 0]), ("tench",))
     assert tally.scores() == {"Top-1": 1.0, "Top-1_known": 1.0}
     assert tally.per_class() == {"tench": {"accuracy": 1.0, "images": 2.0}}
+
+
+def test_one_of_several_processes_scores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(*_: object, **__: object) -> None:
+        raise AssertionError("waits for other processes, which do not score")
+
+    monkeypatch.setattr(metric, "jit_distributed_available", lambda: True)
+    monkeypatch.setattr(metric, "gather_all_tensors", wait)
+    assert SegmentationTally(np.array([[[2, 1], [0, 1]]]), ("a", "b")).scores()["mIoU"] == pytest.approx(
+        (2 / 3 + 1 / 2) / 2
+    )
