@@ -47,7 +47,7 @@ class LossConfig:
     """Weight of group and denoising queries together."""
     aux: float = 0.5
     """Weight of the earlier layers' outputs against the last."""
-    groups: int = 2
+    groups: int = 0
     """Additional runs of queries for one-to-many matching."""
     denoise: int = 1
     """Runs of denoising queries."""

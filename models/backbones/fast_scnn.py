@@ -28,9 +28,9 @@ LAYERS = {
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """One 3x3 filter a channel; on the CPU always in float32.
+    """One filter a channel; on the CPU always in float32.
 
-    oneDNN's bfloat16 backward of a strided or dilated depthwise convolution is two to five times slower than float32's.
+    oneDNN's bfloat16 backward of a strided, dilated or 5x5 one takes two to five times as long as float32's.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -191,10 +191,12 @@ def test_weights_of_blocks_with_attention_are_another_network(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))
-def test_strided_depthwise_layers_of_every_backbone_stay_in_float32_on_the_cpu(name: str) -> None:
+def test_depthwise_layers_slow_in_bfloat16_stay_in_float32_on_the_cpu(name: str) -> None:
     backbone: nn.Module = BACKBONES[name]()  # type: ignore[assignment]
     for layer in backbone.modules():
-        if isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.stride[0] * layer.dilation[0] > 1:
+        if not isinstance(layer, nn.Conv2d) or layer.groups == 1:
+            continue
+        if layer.stride[0] * layer.dilation[0] > 1 or layer.kernel_size[0] == 5:
             x = torch.randn(1, layer.in_channels, 16, 16)
             with torch.autocast("cpu", torch.bfloat16):
                 assert layer(x).dtype == torch.float32

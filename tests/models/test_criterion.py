@@ -77,14 +77,14 @@ def test_denoising_queries_answer_for_what_they_were_made_from() -> None:
     # Other queries are surer of the class, which a matcher would be drawn to.
     noise["pred_logits"][match.image, match.query] = -20.0 * F.one_hot(match.labels, 3).float()
     outputs["extra_outputs"] = [noise]
-    losses = Criterion(LossConfig(groups=0, denoise=1))(outputs, targets, match)
+    losses = Criterion(LossConfig())(outputs, targets, match)
     assert losses["l1_extra"].item() == pytest.approx(0, abs=1e-6)
     assert losses["giou_extra"].item() == pytest.approx(0, abs=1e-5)
     assert losses["conf_extra"].item() > 5
     # Beside groups, the denoising run is the last.
     groups = {k: torch.cat([v, v, noise[k]], dim=1) for k, v in random_objects(2, 8, seed=3).items()}
     outputs["extra_outputs"] = [groups]
-    _, (found,) = Criterion(LossConfig()).match(outputs, targets, match)
+    _, (found,) = Criterion(LossConfig(groups=2)).match(outputs, targets, match)
     late = found.query >= 16
     assert torch.equal(found.query[late], match.query + 16)
     assert torch.equal(found.boxes[late], match.boxes)
