@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continual.base import Losses, Step
+from continual.base import Losses, Stage, Step
 from continual.teacher_remedy import PretrainedTeacherRemedy, divergence
 
 REGIONS = 8
@@ -27,6 +27,12 @@ class Recall(PretrainedTeacherRemedy):
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
+    def before_stage(self, stage: Stage) -> None:
+        """Take the pretrained backbone as teacher, if stage 0 has left its readout."""
+        super().before_stage(stage)
+        if self.teacher is not None and self.teacher.readout is None:
+            self.teacher = None
+
     def before_step(self, step: Step) -> None:
         """Compute the teacher's maps and draw regions."""
         super().before_step(step)
@@ -34,7 +40,7 @@ class Recall(PretrainedTeacherRemedy):
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Term "recall", the mean over regions."""
-        if self.teacher is None or self.teacher.readout is None:
+        if self.teacher is None:
             return {}
         student, teacher = (self.teacher.name(maps, self.boxes) for maps in (outputs["backbone_maps"], self.maps))
         return {"recall": self.weight * divergence(student, teacher, dim=-1).mean()}

@@ -10,7 +10,6 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
-from tqdm import tqdm
 
 from data.composing import mosaic, paste
 from data.images import read_image, read_mask
@@ -83,13 +82,6 @@ class TaskDataset(Dataset[Sample]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose augmentations come next; also seen by running workers."""
         self._epoch.fill_(epoch)
-
-    def preload(self) -> None:
-        """Decode every image now, with a progress bar; call it before workers start, to share the memory."""
-        name = f"reading {self.task_set.task} {self.task_set.split}"
-        bar = tqdm(range(len(self)), desc=name, leave=False, disable=None)
-        for index in bar:
-            self._picture(index)
 
     def _load(self, index: int) -> Picture:
         """Decode one image and its annotation, shrunk to what is kept."""

@@ -29,6 +29,7 @@ from engine.experiments.cells import FROM_SUMMARY, Cell, Grid, given_settings, r
 from engine.experiments.tables import comparison_table
 from engine.report.chain import REPORT, write_report
 from engine.report.comparison import write_comparison
+from engine.settings.config import Config
 from engine.settings.options import build_parser, to_config
 from engine.storage.checkpoint import load, load_model
 from engine.storage.errors import UserError, noted, run_cli
@@ -38,7 +39,7 @@ from engine.training.sets import read_sets
 from engine.training.summary import JOINT
 
 OFF = {
-    **{f"continual.{name}": 0 for name in ("distill", "replay", "hold", "recall")},
+    **{f"continual.{name}": 0 for name in ("distill", "replay", "hold", "recall", "expert")},
     **{f"optim.shared_lr.{stage}": 1.0 for stage in (*TASKS, JOINT)},
 }
 """What takes the remedies that are on by default, slow shared weights among them, out of a baseline."""
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="only these seeds of the grid")
     args, options = parser.parse_known_args(argv)
     grid = read_grid(args.grid).only(args.seeds)
+    if grid.stages != ["all"]:
+        raise UserError(f"{args.grid}: a comparison trains all stages, not {grid.stages}: leave the line out")
     grid = replace(grid, settings={**grid.settings, "track.group": grid.name, **given_settings(options)})
     folder = args.results / grid.name
     for cell in chosen(cells(grid), args.only):
@@ -84,6 +87,7 @@ def cells(grid: Grid) -> list[Cell]:
     found = []
     for seed in grid.seeds:
         base = {**grid.settings, **OFF, "track.wandb": "disabled"}
+        base.pop("order", None)
         found += [Cell(BASE, task, seed, base) for task in TASKS]
         for variant, changes in grid.variants.items():
             settings = {**grid.settings, **(changes or {})}
@@ -104,10 +108,10 @@ def chosen(all_cells: list[Cell], only: str | None) -> list[Cell]:
 def chain(grid: Grid, cell: Cell, results: Path, runs: Path) -> None:
     """Train one cell, a chain from the baseline of its first task on, and add its drops to its result."""
     folder = runs / grid.run(cell)
-    order: list[Task] = list(cell.settings.get("order", TASKS))
     if cell.variant == BASE:
         run_cell(grid, cell, results, runs)
         return
+    order = resolved(grid, cell).order
     target = results / grid.name / f"{cell.name}.json"
     bases = {task: Cell(BASE, task, cell.seed, {}) for task in order}
     singles = {
@@ -145,21 +149,26 @@ def stage_results(record: Path, folder: Path) -> dict[str, StageResult]:
     return found
 
 
+def resolved(grid: Grid, cell: Cell) -> Config:
+    """All settings of a cell: the grid's file, then its own."""
+    parser = build_parser("", "")
+    settings = {k: v for k, v in cell.settings.items() if k != "stage"}
+    return to_config(parser, parser.parse_args(["--config", grid.config, *to_options(settings)]))
+
+
 def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:
     """Whether a chain trains its first stage as the baseline of that task is trained.
 
     Cells of one grid may differ from it in what does nothing in a first stage: other stages' rates and passes, the
     probe, most remedies.
     """
-    parser = build_parser("", "")
-    settings = {k: v for k, v in cell.settings.items() if k != "stage"}
-    parsed = parser.parse_args(["--config", grid.config, *to_options(settings)])
-    config = to_config(parser, parsed)
+    config, settings = resolved(grid, cell), cell.settings
     remedies = config.continual
     others = [f"optim.{kind}.{s}" for kind in ("shared_lr", "epochs") for s in (*TASKS, JOINT) if s != first]
     changed = {key for key in settings if settings[key] != grid.settings.get(key)} - {"order", "optim.probe", *others}
     return (
-        not remedies.hold
+        not remedies.expert
+        and not remedies.hold
         and not remedies.recall
         and remedies.freeze_statistics != "always"
         and getattr(config.optim.shared_lr, first) == 1.0

@@ -28,7 +28,7 @@ from data.photos import mini_names, read_photos
 from data.views import random_views
 from engine.settings.config import Config, to_dict
 from engine.storage.checkpoint import backbone_of, load, load_optimizer, provenance, save
-from engine.storage.device import cpu_name, pick_device, pick_precision
+from engine.storage.device import cpu_name, pick_device, training_precision
 from engine.storage.errors import UserError, noted
 from engine.storage.files import run_lock, write_text
 from engine.tracking.plots import plot_pretraining
@@ -63,7 +63,23 @@ def pretrain(config: Config, resume: bool = False) -> None:
         unfinished = load(folder / "last.pt") if (folder / "last.pt").is_file() else None
         if unfinished and not resume:
             raise UserError(f"{folder} holds an interrupted stage: add --resume to go on, or give another --name")
+        check_networks(config, folder, unfinished)
         Pretraining(config, folder, unfinished).run()
+
+
+def check_networks(config: Config, folder: Path, unfinished: dict[str, Any] | None) -> None:
+    """Refuse, before photographs are read, an unknown backbone and networks other than the interrupted ones."""
+    if config.model.backbone not in BACKBONES:
+        names = ", ".join(sorted(BACKBONES))
+        raise UserError(f"unknown backbone {config.model.backbone!r}: choose one of {names}")
+    if unfinished:
+        before = unfinished["config"]
+        for key, old, new in (
+            ("model.backbone", before["model"]["backbone"], config.model.backbone),
+            ("pretrain.teacher", before["pretrain"]["teacher"], config.pretrain.teacher),
+        ):
+            if old != new:
+                raise UserError(f"{folder}/last.pt has {key} {old}, not {new}: resume with it, or give another --name")
 
 
 class Pretraining:
@@ -73,7 +89,7 @@ class Pretraining:
         self.config, self.folder = config, folder
         settings = config.pretrain
         device = pick_device()
-        precision = pick_precision(device) if config.precision == "auto" else config.precision
+        precision = training_precision(config.precision, device)
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision
@@ -130,7 +146,7 @@ class Pretraining:
         self.ema.module.load_state_dict(unfinished["ema"])
         load_optimizer(self.optimizer, unfinished, self.folder / "last.pt")
         self.step, self.seconds = unfinished["step"], unfinished["seconds"]
-        if self.accelerator.scaler is not None:
+        if unfinished["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(unfinished["scaler"])
 
     def run(self) -> None:
@@ -143,6 +159,7 @@ class Pretraining:
             if not self.train(teach):
                 minutes = self.config.pretrain.minutes
                 print(f"stage pretrain: {self.step} of {self.steps} steps after {minutes} minutes; --resume goes on")
+                self.tracker.close()
                 return
             self.reestimate_norms()
         save(self.folder / "pretrain.pt", self.published())

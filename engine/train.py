@@ -145,6 +145,12 @@ def check_start(
                 f"stage {first} starts from {folder / before}.pt, which is missing: run "
                 f"`python -m engine.train --stage {before} --name {config.name}` first"
             )
+    later = [s for s in order[order.index(first) + 1 :] if (folder / f"{s}.pt").is_file()] if first in order else []
+    if later:
+        raise UserError(
+            f"{folder} holds {later[0]}.pt, but not {first}.pt, from which it was trained: put that file back, delete "
+            "the later ones, or give another --name"
+        )
     if unfinished and unfinished["stage"] not in stages:
         raise UserError(
             f"{folder}/last.pt is of stage {unfinished['stage']}: finish that one with "

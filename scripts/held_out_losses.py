@@ -86,8 +86,8 @@ def check_same(checkpoints: Sequence[Path]) -> None:
 
 def held_back(path: Path) -> tuple[bool, int]:
     """Whether a checkpoint's run held training images back, and which part of them."""
-    data = load(path)["config"]["data"]
-    return data["holdout"], data.get("fold", 0)
+    data = load(path)["config"].get("data", {})  # published weights do not have it
+    return data.get("holdout", False), data.get("fold", 0)
 
 
 def trained_with(path: Path, root: str) -> Config:
@@ -113,7 +113,7 @@ def batches(task_set: TaskSet, size: int) -> list[Batch]:
 
 @torch.no_grad()
 def mask_logits(model: OneHead, seen: list[Batch]) -> Tensor:
-    """Logits (N, K, S/4, S/4) of the masks of all images."""
+    """Logits (N, K, S/8, S/8) of the masks of all images."""
     return torch.cat([model(images)["pred_masks"] for images, _ in seen]).float()
 
 

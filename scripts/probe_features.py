@@ -35,6 +35,7 @@ from engine.storage.device import cpu_name
 from engine.storage.errors import run_cli
 from engine.storage.files import write_text
 from engine.training.start import first_weights
+from models.backbones import BACKBONES
 from models.onehead import ModelConfig, OneHead
 from models.targets import VOID
 
@@ -159,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print one JSON object, and write it with --json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--init", default=STAGE0, help="as in engine.train; null: random weights")
-    parser.add_argument("--backbone", default=ModelConfig.backbone, help="name in models.backbones")
+    parser.add_argument("--backbone", default=ModelConfig.backbone, choices=sorted(BACKBONES))
     parser.add_argument("--data_root", default="data")
     parser.add_argument("--score", metavar="ROOT", help="root of sets, split val, that the readouts are scored on")
     parser.add_argument("--maps", choices=("neck", "backbone"), default="backbone", help="which maps are read")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.storage.checkpoint import build_model, load, model_content, save
-from engine.storage.errors import run_cli
+from engine.storage.errors import UserError, run_cli
 
 WEIGHTS = ("model", "readout", "readouts")
 PUBLISHED = ("stage", "config", "seconds", "training_images", "provenance")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         whole = model_content(build_model(content, str(args.checkpoint)))
     halved = {name: half(value) if name in WEIGHTS else value for name, value in whole.items()}
     if not all(torch.isfinite(v).all() for name in halved.keys() & set(WEIGHTS) for v in halved[name].values()):
-        raise ValueError(f"{args.checkpoint}: a weight is too large for fp16")
+        raise UserError(f"{args.checkpoint} holds a weight too large for half precision: publish another one")
     content["config"] = {k: v for k, v in content["config"].items() if k not in ("data", "pretrain", "runs")}
     save(args.target, {**halved, **{k: content[k] for k in PUBLISHED if k in content}})
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB")

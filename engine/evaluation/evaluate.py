@@ -109,17 +109,6 @@ class Evaluator:
             bar.update(len(records))
 
 
-def evaluate(
-    model: Model,
-    task_sets: Mapping[Task, TaskSet],
-    batch_size: int = 8,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-) -> Scores:
-    """Return the flat scores of `model` on `task_sets`; keep an `Evaluator` to score the same sets again."""
-    return Evaluator(task_sets, model.input_size, batch_size).run(model, device, dtype).scores
-
-
 def _tally_detections(task_set: TaskSet, batches: Batches) -> DetectionTally:
     found = []
     for records, outputs in batches:

@@ -47,10 +47,10 @@ class Grid:
     """
 
     name: str
-    stages: list[str]
     config: str
     seeds: list[int]
     variants: dict[str, Settings]
+    stages: list[str] = field(default_factory=lambda: ["all"])
     settings: Settings = field(default_factory=dict)
     program: str = "engine.train"
 
@@ -97,7 +97,7 @@ def read_grid(path: Path) -> Grid:
         raise UserError(f"{path}: {error.strerror}; give the path of a YAML file") from None
     except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
-        raise UserError(f"{path} is no grid ({text}): it needs name, stages, config, seeds and variants") from None
+        raise UserError(f"{path} is no grid ({text}): it needs name, config, seeds and variants") from None
 
 
 def to_options(settings: Settings) -> list[str]:

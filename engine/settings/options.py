@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,16 @@ AT_LEAST_ONE = (
     "track.evals",
 )
 """Settings that count something which has to exist."""
+LIMITS = {
+    **dict.fromkeys(AT_LEAST_ONE, (1, math.inf)),
+    "data.augment.scale": (0.01, 100),
+    "data.augment.aspect": (1, 100),
+    "data.augment.crop": (0.01, 1),
+    "pretrain.view.area": (0.01, 1),
+    "pretrain.view.aspect": (1, 100),
+    **dict.fromkeys(("optim.ema", "pretrain.ema", "loss.smoothing"), (0, 1)),
+}
+"""Smallest and largest value of a setting; any other number is at least 0."""
 MAX_BYTES = 1_000_000
 """Largest file that is read as configuration."""
 MAX_DEPTH = 50
@@ -201,9 +212,11 @@ def to_config(parser: Parser, parsed: Namespace) -> Config:
     init = parser.instantiate(parsed)
     config = Config(**{f.name: init[f.name] for f in dataclasses.fields(Config)})
     for key in key_types(Config):
-        least = int(key in AT_LEAST_ONE)
-        if isinstance(parsed[key], (int, float)) and parsed[key] < least:
-            raise UserError(f"{key} is {parsed[key]}: it must be at least {least}")
+        low, high = LIMITS.get(key, (0, math.inf))
+        for value in parsed[key] if isinstance(parsed[key], (list, tuple)) else [parsed[key]]:
+            if isinstance(value, (int, float)) and not low <= value <= high:
+                bound = f"at least {low}" if value < low else f"at most {high}"
+                raise UserError(f"{key} is {parsed[key]}: it must be {bound}")
     if config.optim.probe > 0.3:
         raise UserError(f"optim.probe is {config.optim.probe}: it must be at most 0.3, or rates do not fall in time")
     if not config.pretrain.sizes:

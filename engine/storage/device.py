@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from engine.storage.errors import UserError
+
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -17,6 +19,13 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def training_precision(asked: Precision | Literal["auto"], device: torch.device) -> Precision:
+    """The precision to train in. Raises UserError for one that the device cannot train in."""
+    if asked == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16 needs a GPU, a CPU has no loss scaling: choose bf16 or fp32, or leave it out")
+    return pick_precision(device) if asked == "auto" else asked
 
 
 def pick_precision(device: torch.device) -> Precision:

@@ -26,7 +26,7 @@ from engine.evaluation.leakage import digests, listed
 from engine.evaluation.metrics import HEADLINE
 from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config
 from engine.storage.checkpoint import load, load_model, provenance
-from engine.storage.device import DTYPES, cpu_name, peak_memory, pick_device, pick_precision
+from engine.storage.device import DTYPES, cpu_name, peak_memory, pick_device, training_precision
 from engine.storage.errors import UserError, noted
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
@@ -58,7 +58,7 @@ class Run:
         self.config = config
         self.folder = Path(config.runs) / config.name
         self.device = pick_device()
-        precision = pick_precision(self.device) if config.precision == "auto" else config.precision
+        precision = training_precision(config.precision, self.device)
         AcceleratorState._reset_state()  # so that one process, such as a notebook, can hold several runs in turn
         self.accelerator = Accelerator(
             cpu=self.device.type == "cpu",

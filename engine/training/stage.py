@@ -88,7 +88,7 @@ class StageLoop:
         if resume is not None:
             self.restore(resume, optimizer)
         self.wrapped, self.optimizer = run.accelerator.prepare(self.model, optimizer)
-        if resume is not None and run.accelerator.scaler is not None:
+        if resume is not None and resume["scaler"] and run.accelerator.scaler is not None:
             run.accelerator.scaler.load_state_dict(resume["scaler"])
 
     def task_specific(self) -> Collection[str]:

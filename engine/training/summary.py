@@ -37,7 +37,7 @@ def drops(rows: list[Row]) -> dict[str, dict[str, Any]]:
     """
     table: dict[str, dict[str, Any]] = {}
     for task, metric in HEADLINE.items():
-        own = [r[metric] for r in rows if r["stage"] in (task, JOINT)]
+        own = [r[metric] for r in rows if metric in r and r["stage"] in (task, JOINT)]
         if not own:
             continue
         drop = plain_drop(own[-1] or 0.0, rows[-1][metric] or 0.0)

@@ -45,6 +45,11 @@ def segmentation(folder: Path, values: np.ndarray) -> TaskSet:
     return TaskSet("seg", "train", "drawn", ("background", "cat"), (Record(image, mask=folder / "a.png"),))
 
 
+def read_all(dataset: TaskDataset) -> None:
+    for index in range(len(dataset)):
+        dataset[index]
+
+
 def equal(a: Sample, b: Sample) -> bool:
     same = torch.equal(a.image, b.image) and a.index == b.index and a.label == b.label
     for x, y in ((a.boxes, b.boxes), (a.labels, b.labels), (a.mask, b.mask)):
@@ -122,7 +127,7 @@ def test_generators_differ_wherever_a_number_differs():
 
 def test_running_workers_see_the_epoch(tmp_path: Path):
     dataset = TaskDataset(detection(tmp_path), 30, Augment())
-    dataset.preload()
+    read_all(dataset)
     loader = DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
     for epoch in (0, 1):
         dataset.set_epoch(epoch)
@@ -135,7 +140,7 @@ def test_second_read_does_not_touch_the_disk(tmp_path: Path, augment: Augment | 
     task_set = detection(tmp_path)
     dataset = TaskDataset(task_set, 30, augment)
     first = dataset[0]
-    dataset.preload()
+    read_all(dataset)
     for record in task_set.records:
         record.image.unlink()
     assert equal(first, dataset[0])
@@ -149,7 +154,7 @@ def test_memory_is_bounded_by_cache_side(tmp_path: Path):
 
     def kept(cache_side: int | None) -> tuple[int, ...]:
         dataset = TaskDataset(task_set, 100, Augment(), cache_side=cache_side)
-        dataset.preload()
+        read_all(dataset)
         picture = dataset._pictures[0]
         assert picture is not None
         assert picture.image.dtype == torch.uint8
@@ -172,7 +177,7 @@ def test_broken_image_names_the_file(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:500])
     dataset = TaskDataset(TaskSet("cls", "train", "drawn", ("a",), (Record(path, label=0),)), 24, Augment())
     with pytest.raises(DataError, match=r"cut\.png"):
-        dataset.preload()
+        dataset[0]
 
 
 def test_mask_of_another_size_is_refused(tmp_path: Path):

@@ -221,6 +221,17 @@ def test_a_stage_without_the_one_before_names_what_to_run(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_stage_below_a_finished_one_is_not_trained_anew(drawn: Path, run: Path, capsys: Capture) -> None:
+    (run / "seg.pt").rename(run / "det.pt")
+    before = content(run)
+    text = complaint(capsys, train(drawn, run.parent, "--stage", "all", "--resume"))
+    assert text == (
+        f"{run} holds det.pt, but not seg.pt, from which it was trained: put that file back, delete the later ones, or "
+        "give another --name"
+    )
+    assert content(run) == before
+
+
 @pytest.mark.parametrize("stage", ["seg", "all"])
 def test_a_finished_run_is_not_overwritten(stage: str, drawn: Path, run: Path, capsys: Capture) -> None:
     before = content(run)

@@ -109,7 +109,7 @@ def test_a_comparison_without_a_plot_has_its_table(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(compare, "chain", lambda *_: None)
     grid = tmp_path / "grid.yaml"
-    grid.write_text("name: none\nstages: {}\nconfig: {}\nseeds: [0]\nvariants: {}\n")
+    grid.write_text("name: none\nconfig: {}\nseeds: [0]\nvariants: {}\n")
     assert compare.main([str(grid), "--results", str(tmp_path), "--runs", str(tmp_path)]) == 0
     assert (tmp_path / "none" / "table.md").is_file()
     printed = capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from data.types import TASKS
-from engine.compare import cells, chosen, main, stage_results, starts_like_baseline
+from engine.compare import cells, chosen, main, resolved, stage_results, starts_like_baseline
 from engine.evaluation.metrics import HEADLINE
 from engine.experiments.cells import read_grid
 from engine.experiments.tables import comparison_table
@@ -30,7 +30,6 @@ def compared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     (root / "tiny.yaml").write_text(yaml.safe_dump(nested([*TINY, "--data.root", str(drawn)])))
     grid = {
         "name": "tiny",
-        "stages": ["all"],
         "config": str(root / "tiny.yaml"),
         "seeds": [0],
         "variants": {
@@ -61,6 +60,27 @@ def test_a_first_stage_that_is_trained_otherwise_is_no_baseline(setting: str, co
     assert starts_like_baseline(grid, chain, "cls")
     assert starts_like_baseline(grid, replace(chain, settings={**chain.settings, "optim.probe": 0.1}), "cls")
     assert not starts_like_baseline(grid, slow, "cls")
+
+
+def test_a_first_stage_with_an_expert_is_no_baseline(compared: tuple[Path, Path]) -> None:
+    grid = read_grid(compared[0])
+    expert = {"continual.expert": 1.0, "continual.expert_cls": "cls.pt"}
+    chain = cells(grid)[-1]
+    assert not starts_like_baseline(grid, replace(chain, settings={**chain.settings, **expert}), "cls")
+
+
+def test_the_order_of_the_configuration_counts_and_a_baseline_has_its_own(compared: tuple[Path, Path]) -> None:
+    grid = read_grid(compared[0])
+    base, *_, chain = cells(replace(grid, settings={"order": ["cls", "det", "seg"]}))
+    assert "order" not in base.settings
+    assert resolved(grid, chain).order == ["cls", "det", "seg"]
+
+
+def test_a_comparison_of_single_stages_is_refused(compared: tuple[Path, Path], tmp_path: Path) -> None:
+    grid = yaml.safe_load(compared[0].read_text()) | {"stages": ["seg"]}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    with pytest.raises(UserError, match=r"a comparison trains all stages, not \['seg'\]: leave the line out"):
+        main([str(tmp_path / "grid.yaml"), "--results", str(tmp_path)])
 
 
 def test_baselines_have_no_remedy_and_full_rates(compared: tuple[Path, Path]) -> None:

@@ -156,6 +156,8 @@ def test_it_stops_when_its_minutes_are_over_and_goes_on_later(
     assert run(photos, teacher, tmp_path, "--pretrain.minutes", "0") == 0
     assert "1 of 20 steps after 0.0 minutes; --resume goes on" in capsys.readouterr().out
     assert (tmp_path / "p" / "last.pt").is_file()
+    with pytest.raises(UserError, match=r"last\.pt has model\.backbone fast_scnn, not yolov8n: resume with it"):
+        run(photos, teacher, tmp_path, "--resume", "--model.backbone", "yolov8n")
     assert run(photos, teacher, tmp_path, "--resume") == 0
     assert (tmp_path / "p" / "pretrain.pt").is_file()
 
@@ -174,6 +176,7 @@ def test_a_second_round_goes_on_from_the_first(photos: Path, teacher: Path, fini
         (["--pretrain.teacher", "no_such_net"], "timm knows no network 'no_such_net'"),
         (["--pretrain.teacher", "resnet18"], "holds another network than resnet18"),
         (["--pretrain.batch", "0"], "pretrain.batch is 0: it must be at least 1"),
+        (["--model.backbone", "resnet"], "unknown backbone 'resnet': choose one of efficientnet_b0"),
     ],
 )
 def test_what_cannot_work_is_refused(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +10,15 @@ from torch import Tensor, nn
 
 from data.catalog import load_set
 from data.types import TASKS, Record, Task, TaskSet
-from engine.evaluation.evaluate import Evaluator, evaluate
-from engine.evaluation.metrics import SCORE_NAMES
+from engine.evaluation.evaluate import Evaluator
+from engine.evaluation.metrics import SCORE_NAMES, Scores
 from engine.storage.errors import UserError
 from models.onehead import ModelConfig, OneHead
 from tests.engine.oracle import CLASSES, Answer, Oracle, draw, write_sets
+
+
+def evaluate(model: Any, sets: dict[Task, TaskSet], batch_size: int = 8, dtype: torch.dtype | None = None) -> Scores:
+    return Evaluator(sets, model.input_size, batch_size).run(model, dtype=dtype).scores
 
 
 def load_sets(root: Path) -> dict[Task, TaskSet]:

@@ -275,6 +275,21 @@ def test_nothing_is_negative(key: str) -> None:
     parse(f"--{key}", "0")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "bound"),
+    [
+        ("data.augment.crop", "0.0", "at least 0.01"),
+        ("data.augment.scale", "[0.0, 1.0]", "at least 0.01"),
+        ("data.augment.aspect", "0.5", "at least 1"),
+        ("loss.smoothing", "1.5", "at most 1"),
+        ("optim.ema", "1.5", "at most 1"),
+    ],
+)
+def test_values_without_a_meaning_are_refused(key: str, value: str, bound: str) -> None:
+    shown = value.replace("[", "(").replace("]", ")")
+    assert message(f"--{key}", value) == f"{key} is {shown}: it must be {bound}"
+
+
 @pytest.mark.parametrize("order", ["[seg,seg]", "[]"])
 def test_each_stage_is_named_once(order: str) -> None:
     assert "name each stage once" in message("--order", order)

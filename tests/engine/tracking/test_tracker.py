@@ -158,6 +158,10 @@ def test_drops_by_hand() -> None:
     assert not drops(nothing)["det"]["passed"]
 
 
+def test_a_joint_stage_of_one_set_has_the_drop_of_its_task_alone() -> None:
+    assert drops([{"stage": "joint", "Top-1": 0.5}]).keys() == {"cls"}
+
+
 def test_what_was_kept_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = drops([{**ROWS[0], "mIoU": 0.0}, *ROWS[1:2], {**ROWS[3], "Top-1": 0.5}])
     print_table({"tasks": table, "minutes": 1.0}, ROWS, tmp_path)
