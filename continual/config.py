@@ -10,15 +10,15 @@ from typing import Literal
 class ContinualConfig:
     """Remedies add up; a weight, share or size of 0 switches one off."""
 
-    freeze_statistics: Literal["never", "last", "later", "always"] = "later"
+    freeze_statistics: Literal["never", "last", "later", "always"] = "never"
     """Keep batch-norm statistics: in the last stage, in stages after the first, or always, as the start has them."""
-    distill: float = 1.0
+    distill: float = 3.0
     """Weight of the distance to all outputs of the previous stage's checkpoint, dense and layer by layer."""
     distill_features: float = 0.0
-    """Weight of the relative squared distance to its feature maps; part of `distill`."""
+    """Weight of the relative squared distance to the feature maps of that checkpoint."""
     hold: float = 0.0
     """Weight of the relative squared distance to the feature maps of the pretrained backbone, in every stage."""
-    recall: float = 0.0
+    recall: float = 1.0
     """Weight of the distance to what the pretrained backbone calls random regions, in every stage."""
     lwf: float = 0.0
     """Learning without Forgetting: weight of the distance to its final outputs alone."""
@@ -32,7 +32,7 @@ class ContinualConfig:
     """Weight of the distance to the outputs stored with replayed images."""
     replay_vary: bool = False
     """Augment replayed images anew each time they are shown; stored outputs are then unused."""
-    replay_sets: int = 0
+    replay_sets: int = 10
     """Images added to each step of each old task, drawn from its whole training set and augmented anew, at most 10."""
     expert: float = 0.0
     """Weight of the distance to the outputs of networks that have learnt the stage's own task."""

@@ -1,8 +1,8 @@
 """Command line of training: one stage, or all in order.
 
     python -m engine.train --stage all --data.root data
-    python -m engine.train --stage det --config configs/default.yaml --optim.lr 5e-4
-    python -m engine.train --stage all --name mine --resume      # go on where a killed run stopped
+    python -m engine.train --stage all --data.root data --name mine --resume      # go on where a killed run stopped
+    python -m engine.train --stage all --data.root data --config configs/lite0.yaml --optim.lr 5e-4
 
 A stage starts from the first of these that exists:
 

@@ -37,7 +37,7 @@ class LossConfig:
     """Cross-entropy per pixel."""
     seg_dice: float = 1.0
     """Dice loss per class that is present."""
-    cls_ce: float = 1.0
+    cls_ce: float = 4.0
     """Cross-entropy of the image label."""
     smoothing: float = 0.1
     """Label smoothing of the image label."""

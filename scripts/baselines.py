@@ -161,7 +161,7 @@ class ConventionalLoop(StageLoop):
 
 def train(config: Config, task: str, resume: bool) -> None:
     """Train the conventional head of one task, unless that is done. Raises UserError and DataError."""
-    remedies_off = ContinualConfig(config.continual.freeze_statistics, distill=0.0)
+    remedies_off = ContinualConfig(config.continual.freeze_statistics, distill=0, recall=0, replay_sets=0)
     config = replace(config, order=[task], continual=remedies_off)  # type: ignore[list-item]
     folder = Path(config.runs) / config.name
     with run_lock(folder):

@@ -30,7 +30,7 @@ class DataConfig:
     """Folder that holds the three sets."""
     eval_root: str | None = None
     """Folder whose val (or test) sets are evaluated instead of those of `root`: other images to choose recipes on."""
-    size: int = 320
+    size: int = 256
     """Side of the square network input, in training and deployment; a multiple of 32."""
     holdout: bool = False
     """Train on 5/6 of the training images, evaluate on the rest: for choices that leave the validation set unread."""
@@ -40,7 +40,7 @@ class DataConfig:
     """Loader processes; null: 2 with a GPU, else 0 (decoded images are kept in memory)."""
     augment: Augment = field(default_factory=Augment)
     """Variation of training images."""
-    plain_end: float = 0.1
+    plain_end: float = 0.0
     """Last share of each stage that runs without augmentation but flips."""
 
 
@@ -48,9 +48,9 @@ class DataConfig:
 class Epochs:
     """Passes over the training images of each stage."""
 
-    seg: int = 60
+    seg: int = 24
     """Of the segmentation stage."""
-    det: int = 60
+    det: int = 48
     """Of the detection stage."""
     cls: int = 30
     """Of the classification stage."""

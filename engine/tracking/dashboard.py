@@ -23,7 +23,7 @@ from models.boxes import to_xyxy
 from models.onehead import OneHead
 from models.postprocess import detections
 
-REMEDIES = ("replay_", "lwf_", "distill_", "hold", "recall", "ewc", "l2sp")
+REMEDIES = ("replay_", "lwf_", "distill_", "expert_", "hold", "recall", "ewc", "l2sp")
 """How the names of remedies' loss terms begin."""
 
 

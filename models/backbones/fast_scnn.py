@@ -41,12 +41,17 @@ class DepthwiseConv2d(nn.Conv2d):
             return super().forward(x.to(self.weight.dtype))
 
 
+def slow_in_bfloat16(kernel: int, stride: int, dilation: int) -> bool:
+    """Whether a depthwise convolution is learnt faster in float32 on a CPU."""
+    return kernel > 3 or stride * dilation > 1
+
+
 def conv(
     c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *, dilation: int = 1, groups: int = 1, relu: bool = True
 ) -> nn.Sequential:
     """Convolution + batch norm (+ ReLU) that keeps the size up to its stride."""
     pad = dilation * (kernel // 2)
-    kind = DepthwiseConv2d if groups > 1 and stride * dilation > 1 else nn.Conv2d
+    kind = DepthwiseConv2d if groups > 1 and slow_in_bfloat16(kernel, stride, dilation) else nn.Conv2d
     layers: list[nn.Module] = [
         kind(c_in, c_out, kernel, stride, pad, dilation, groups, bias=False),
         nn.BatchNorm2d(c_out),

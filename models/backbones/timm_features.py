@@ -13,7 +13,7 @@ import timm
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from models.backbones.fast_scnn import DepthwiseConv2d
+from models.backbones.fast_scnn import DepthwiseConv2d, slow_in_bfloat16
 from models.backbones.imagenet import read_weights
 
 
@@ -23,11 +23,6 @@ class DepthwiseConv2dSame(DepthwiseConv2d, Conv2dSame):
 
 DEPTHWISE: dict[type, type] = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
 """Replaces the depthwise convolutions that are `slow_in_bfloat16`."""
-
-
-def slow_in_bfloat16(conv: nn.Conv2d) -> bool:
-    """Whether oneDNN learns this depthwise convolution faster in float32, two to three times as of 5x5."""
-    return conv.stride[0] * conv.dilation[0] > 1 or conv.kernel_size[0] > 3
 
 
 class TimmFeatures(nn.Module):
@@ -48,7 +43,11 @@ class TimmFeatures(nn.Module):
         self.name, self.url = name, str(cfg.url)
         self.mean_std = (tuple(cfg.mean), tuple(cfg.std))
         for module in self.body.modules():
-            if type(module) in DEPTHWISE and module.groups > 1 and slow_in_bfloat16(module):
+            if (
+                type(module) in DEPTHWISE
+                and module.groups > 1
+                and slow_in_bfloat16(module.kernel_size[0], module.stride[0], module.dilation[0])
+            ):
                 module.__class__ = DEPTHWISE[type(module)]
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from models.onehead import OneHead
 from tests.models.builders import images, random_targets, tiny
 
 ORDER = ("seg", "det", "cls")
+NONE = ContinualConfig(distill=0, recall=0, replay_sets=0)
 
 
 class Anchor(Remedy):
@@ -103,7 +105,7 @@ def test_a_strangers_remedy_is_called_in_the_documented_order() -> None:
 
 def test_remedies_add_up() -> None:
     anchor = Anchor()
-    chosen = {**remedies(ContinualConfig(replay=2, replay_step=3, distill=1.0)), "anchor": anchor}
+    chosen = {**remedies(replace(NONE, replay=2, replay_step=3, distill=1.0)), "anchor": anchor}
     assert list(chosen) == ["replay", "distill", "anchor"]
     history = run(chosen)
     added = [{k for k in losses if k.startswith("distill") or k == "anchor"} for losses in history]
@@ -121,9 +123,10 @@ def test_remedies_add_up() -> None:
 
 
 def test_configuration_switches_remedies_on_and_off() -> None:
-    assert remedies(ContinualConfig(replay=0, distill=0.0)) == {}
-    assert list(remedies(ContinualConfig(replay=0, distill=0.5))) == ["distill"]
-    assert list(remedies(ContinualConfig(replay=10, distill=0.0))) == ["replay"]
+    assert list(remedies(ContinualConfig())) == ["replay_sets", "distill", "recall"]
+    assert remedies(NONE) == {}
+    assert list(remedies(replace(NONE, distill=0.5))) == ["distill"]
+    assert list(remedies(replace(NONE, replay=10))) == ["replay"]
     everything = ContinualConfig(
         replay=10,
         replay_sets=10,

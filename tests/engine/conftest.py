@@ -15,7 +15,7 @@ from engine.train import main as train
 TINY = (  # noqa: SIM905
     "--data.size 64 --model.dim 32 --model.heads 2 --model.hidden 64 --model.queries 10 --optim.batch 4 "
     "--optim.epochs.seg 2 --optim.epochs.det 2 --optim.epochs.cls 2 --track.evals 1 --track.save_seconds 0 "
-    "--continual.replay 3 --precision fp32 --init null"
+    "--continual.replay 3 --continual.replay_sets 0 --continual.recall 0 --precision fp32 --init null"
 ).split()
 
 

@@ -35,7 +35,7 @@ def test_the_record_has_every_term_of_every_checkpoint(drawn: Path, tmp_path: Pa
     rows = json.loads((tmp_path / "record.json").read_text())["rows"]
     assert [row["checkpoint"] for row in rows] == ["held/seg.pt", "held/det.pt"]
     assert all({*TERMS, *METRICS} <= row.keys() for row in rows)
-    assert [row["settings"]["distill"] for row in rows] == [1.0, 7.0]
+    assert [row["settings"]["distill"] for row in rows] == [3.0, 7.0]
     assert [row["settings"]["shared_lr"] for row in rows] == [1.0, 0.25]
     assert rows[0]["drift"] == 0 < rows[1]["drift"]
     assert rows[1]["l1"] < rows[0]["l1"]  # which stage 2 taught

@@ -62,7 +62,7 @@ def test_tables_hold_the_figures_of_the_run(untouched: Path) -> None:
     assert losses["cls_ce"][:2] == ["", ""]
     assert losses["cls_ce"][2] == f"{rows[4]['losses']['cls_ce']:.3f} → {rows[5]['losses']['cls_ce']:.3f}"
     settings = {row[0]: row[1:] for row in tables["settings"][1:]}
-    assert settings["data.size"] == ["320", "64"]
+    assert settings["data.size"] == ["256", "64"]
     assert settings["init"] == ["stage0", "null"]
     assert not {"name", "runs", "seed"} & settings.keys()
 
@@ -164,7 +164,7 @@ def test_settings_that_differ_are_named_with_their_default() -> None:
     settings = to_dict(Config(seed=3))
     assert changed_settings(settings) == {"seed": (0, 3)}
     settings["optim"]["epochs"]["seg"] = 7
-    assert changed_settings(settings) == {"seed": (0, 3), "optim.epochs.seg": (60, 7)}
+    assert changed_settings(settings) == {"seed": (0, 3), "optim.epochs.seg": (24, 7)}
 
 
 def test_curves_of_loss_terms_by_hand() -> None:

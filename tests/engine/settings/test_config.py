@@ -52,6 +52,10 @@ def test_without_arguments_every_default_is_that_of_the_dataclasses() -> None:
     assert Config().data.augment == Augment()
 
 
+def test_the_default_recipe_is_what_the_program_does_unasked() -> None:
+    assert parse("--config", "configs/default.yaml") == Config()
+
+
 def test_the_parser_reads_no_file_that_was_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("config.yaml", "defaults.yaml", "onehead.yaml"):
         (tmp_path / name).write_text("seed: 9\n")
