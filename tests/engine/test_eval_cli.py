@@ -14,7 +14,7 @@ import torch
 import eval as command
 from data.catalog import load_set
 from data.errors import DataError
-from engine.evaluation.evaluate import evaluate
+from engine.evaluation.evaluate import Evaluator
 from engine.evaluation.metrics import SCORE_NAMES
 from engine.storage.checkpoint import model_content, save
 from engine.storage.errors import UserError, run_cli
@@ -61,7 +61,7 @@ def test_the_deployed_copy_is_scored_as_the_trained_network_is(
     assert run_cli(command.main, ["--weights", str(tmp_path / "model.pt"), "--data_root", str(tmp_path)]) == 0
     found = last_line(capsys.readouterr().out)
     sets = {task: load_set(tmp_path, task, "val", CLASSES[task]) for task in ("det", "seg", "cls")}
-    for name, value in evaluate(trained, sets).items():
+    for name, value in Evaluator(sets, trained.input_size).run(trained).scores.items():
         expected = pytest.approx(value, abs=2e-3)
         assert found[name] is None if math.isnan(value) else found[name] == expected, name
 
