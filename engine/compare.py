@@ -39,7 +39,7 @@ from engine.training.sets import read_sets
 from engine.training.summary import JOINT
 
 OFF = {
-    **{f"continual.{name}": 0 for name in ("distill", "replay", "hold", "recall", "expert")},
+    **{f"continual.{name}": 0 for name in ("distill", "replay", "hold", "recall")},
     **{f"optim.shared_lr.{stage}": 1.0 for stage in (*TASKS, JOINT)},
 }
 """What takes the remedies that are on by default, slow shared weights among them, out of a baseline."""
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, options = parser.parse_known_args(argv)
     grid = read_grid(args.grid).only(args.seeds)
     if grid.stages != ["all"]:
-        raise UserError(f"{args.grid}: a comparison trains all stages, not {grid.stages}: leave the line out")
+        raise UserError(f"{args.grid}: stages is {grid.stages}, but a comparison trains all: leave the line out")
     grid = replace(grid, settings={**grid.settings, "track.group": grid.name, **given_settings(options)})
     folder = args.results / grid.name
     for cell in chosen(cells(grid), args.only):
@@ -88,6 +88,8 @@ def cells(grid: Grid) -> list[Cell]:
     for seed in grid.seeds:
         base = {**grid.settings, **OFF, "track.wandb": "disabled"}
         base.pop("order", None)
+        if "continual.expert" in base:
+            base["continual.expert"] = 0
         found += [Cell(BASE, task, seed, base) for task in TASKS]
         for variant, changes in grid.variants.items():
             settings = {**grid.settings, **(changes or {})}
@@ -152,8 +154,7 @@ def stage_results(record: Path, folder: Path) -> dict[str, StageResult]:
 def resolved(grid: Grid, cell: Cell) -> Config:
     """All settings of a cell: the grid's file, then its own."""
     parser = build_parser("", "")
-    settings = {k: v for k, v in cell.settings.items() if k != "stage"}
-    return to_config(parser, parser.parse_args(["--config", grid.config, *to_options(settings)]))
+    return to_config(parser, parser.parse_args(["--config", grid.config, *to_options(cell.settings)]))
 
 
 def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:

@@ -72,6 +72,8 @@ def check_networks(config: Config, folder: Path, unfinished: dict[str, Any] | No
     if config.model.backbone not in BACKBONES:
         names = ", ".join(sorted(BACKBONES))
         raise UserError(f"unknown backbone {config.model.backbone!r}: choose one of {names}")
+    if unfinished and unfinished["stage"] != "pretrain":
+        raise UserError(f"{folder}/last.pt is of stage {unfinished['stage']}: give another --name")
     if unfinished:
         before = unfinished["config"]
         for key, old, new in (

@@ -129,12 +129,17 @@ def check_start(
     unfinished: dict[str, Any] | None,
     resume: bool,
 ) -> None:
-    """Refuse to overwrite a run, and to start a stage whose predecessor is missing."""
+    """Refuse to overwrite a run, and to start a stage whose predecessor is missing or whose successor is there."""
+    first, order = next((s for s in stages if s not in done), None), list(config.order)
+    later = [s for s in order[order.index(first) + 1 :] if (folder / f"{s}.pt").is_file()] if first in order else []
+    if later:
+        raise UserError(
+            f"stage {first} comes before {later[0]} in order {order}, but {folder} holds {later[0]}.pt alone: give the "
+            f"order it was trained in, put {first}.pt back, or give another --name"
+        )
     if not resume and (done or unfinished):
         what = "an interrupted stage" if unfinished else f"finished stages ({', '.join(done)})"
         raise UserError(f"{folder} already holds {what}: add --resume to go on, or give another --name")
-    first = next((s for s in stages if s not in done), None)
-    order = list(config.order)
     outside = [s for s in stages if s not in (*order, JOINT)]
     if outside:
         raise UserError(f"stage {outside[0]} is not in order {order}: add it to --order, or choose another --stage")
@@ -145,12 +150,6 @@ def check_start(
                 f"stage {first} starts from {folder / before}.pt, which is missing: run "
                 f"`python -m engine.train --stage {before} --name {config.name}` first"
             )
-    later = [s for s in order[order.index(first) + 1 :] if (folder / f"{s}.pt").is_file()] if first in order else []
-    if later:
-        raise UserError(
-            f"{folder} holds {later[0]}.pt, but not {first}.pt, from which it was trained: put that file back, delete "
-            "the later ones, or give another --name"
-        )
     if unfinished and unfinished["stage"] not in stages:
         raise UserError(
             f"{folder}/last.pt is of stage {unfinished['stage']}: finish that one with "

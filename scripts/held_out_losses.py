@@ -52,10 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="where the record goes")
     args = parser.parse_args(argv)
     check_same(args.checkpoints)
-    config = trained_with(args.checkpoints[0], args.root)
+    config, size = trained_with(args.checkpoints[0], args.root), load_model(args.checkpoints[0]).input_size
     sets = read_sets(config)[1]
-    evaluator = Evaluator(sets, config.data.size)
-    seen = {task: batches(sets[task], config.data.size) for task in TASKS}
+    evaluator = Evaluator(sets, size)
+    seen = {task: batches(sets[task], size) for task in TASKS}
     first: Tensor | None = None
     found = []
     for path in args.checkpoints:
@@ -73,10 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_same(checkpoints: Sequence[Path]) -> None:
-    """Raise UserError where one may have learnt from what the first one held back."""
+    """Raise UserError where one may have learnt from what the first one held back, or looks at another size."""
     first, *others = checkpoints
-    unseen = held_back(first)
+    unseen, size = held_back(first), load_model(first).input_size
     for path in others:
+        if load_model(path).input_size != size:
+            raise UserError(f"{path} looks at pictures of another size than {first}: give checkpoints of one size")
         if held_back(path) != unseen:
             raise UserError(
                 f"{path} holds back other images than {first} (data.holdout, data.fold): it may have learnt from those "

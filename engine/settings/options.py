@@ -39,7 +39,8 @@ LIMITS = {
     "data.augment.crop": (0.01, 1),
     "pretrain.view.area": (0.01, 1),
     "pretrain.view.aspect": (1, 100),
-    **dict.fromkeys(("optim.ema", "pretrain.ema", "loss.smoothing"), (0, 1)),
+    **dict.fromkeys((f"data.augment.{name}" for name in ("flip", "grey", "mosaic", "paste")), (0, 1)),
+    **dict.fromkeys(("data.plain_end", "optim.warmup", "optim.ema", "pretrain.ema", "loss.smoothing"), (0, 1)),
 }
 """Smallest and largest value of a setting; any other number is at least 0."""
 MAX_BYTES = 1_000_000
@@ -214,6 +215,8 @@ def to_config(parser: Parser, parsed: Namespace) -> Config:
     for key in key_types(Config):
         low, high = LIMITS.get(key, (0, math.inf))
         for value in parsed[key] if isinstance(parsed[key], (list, tuple)) else [parsed[key]]:
+            if isinstance(value, (int, float)) and not math.isfinite(value):
+                raise UserError(f"{key} is {parsed[key]}: it must be a finite number")
             if isinstance(value, (int, float)) and not low <= value <= high:
                 bound = f"at least {low}" if value < low else f"at most {high}"
                 raise UserError(f"{key} is {parsed[key]}: it must be {bound}")

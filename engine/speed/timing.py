@@ -21,7 +21,6 @@ from engine.training.rates import parameter_groups
 from models.criterion import Criterion, LossConfig
 from models.denoising import denoising_boxes
 from models.deploy import Deployed
-from models.norms import freeze_statistics
 from models.onehead import OneHead
 from models.targets import NO_CLASS, VOID, Targets
 
@@ -116,8 +115,6 @@ def training_step(
     optimizer = torch.optim.AdamW(parameter_groups(model, optim, lr=1e-9), fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     model.train()
-    if stage != TASKS[0]:
-        freeze_statistics(model)
 
     def step() -> dict[str, Tensor]:
         boxes, match, groups = None, None, 0

@@ -224,11 +224,12 @@ def test_a_stage_without_the_one_before_names_what_to_run(
 def test_a_stage_below_a_finished_one_is_not_trained_anew(drawn: Path, run: Path, capsys: Capture) -> None:
     (run / "seg.pt").rename(run / "det.pt")
     before = content(run)
-    text = complaint(capsys, train(drawn, run.parent, "--stage", "all", "--resume"))
-    assert text == (
-        f"{run} holds det.pt, but not seg.pt, from which it was trained: put that file back, delete the later ones, or "
-        "give another --name"
-    )
+    for options in (["--resume"], []):
+        text = complaint(capsys, train(drawn, run.parent, "--stage", "all", *options))
+        assert text == (
+            f"stage seg comes before det in order ['seg', 'det', 'cls'], but {run} holds det.pt alone: give the order "
+            "it was trained in, put seg.pt back, or give another --name"
+        )
     assert content(run) == before
 
 

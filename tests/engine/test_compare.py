@@ -76,10 +76,19 @@ def test_the_order_of_the_configuration_counts_and_a_baseline_has_its_own(compar
     assert resolved(grid, chain).order == ["cls", "det", "seg"]
 
 
+@pytest.mark.parametrize("name", ["compare", "final"])
+def test_recorded_results_are_those_of_the_grid(name: str) -> None:
+    for cell in cells(read_grid(CONFIGS / f"{name}.yaml")):
+        record = CONFIGS.parent / "results" / name / f"{cell.name}.json"
+        if record.is_file():
+            own = {k: v for k, v in cell.settings.items() if not k.startswith("track.")}
+            assert json.loads(record.read_text())["settings"] == json.loads(json.dumps(own)), cell.name
+
+
 def test_a_comparison_of_single_stages_is_refused(compared: tuple[Path, Path], tmp_path: Path) -> None:
     grid = yaml.safe_load(compared[0].read_text()) | {"stages": ["seg"]}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
-    with pytest.raises(UserError, match=r"a comparison trains all stages, not \['seg'\]: leave the line out"):
+    with pytest.raises(UserError, match=r"stages is \['seg'\], but a comparison trains all: leave the line out"):
         main([str(tmp_path / "grid.yaml"), "--results", str(tmp_path)])
 
 

@@ -294,6 +294,11 @@ def test_values_without_a_meaning_are_refused(key: str, value: str, bound: str) 
     assert message(f"--{key}", value) == f"{key} is {shown}: it must be {bound}"
 
 
+@pytest.mark.parametrize("value", [".nan", ".inf"])
+def test_numbers_are_finite(value: str) -> None:
+    assert message("--optim.lr", value) == f"optim.lr is {value[1:]}: it must be a finite number"
+
+
 @pytest.mark.parametrize("order", ["[seg,seg]", "[]"])
 def test_each_stage_is_named_once(order: str) -> None:
     assert "name each stage once" in message("--order", order)
