@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from data.types import TASKS
 from engine import benchmark
 from engine.benchmark import flops, limit, main, make_model, parameters, ratios, report
 from engine.speed import timing
@@ -158,13 +159,11 @@ def test_a_training_step_goes_all_the_way_and_leaves_the_weights(
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_only_the_first_stage_moves_batch_norm_statistics(model: OneHead) -> None:
+def test_every_stage_moves_batch_norm_statistics_as_in_the_default_recipe(model: OneHead) -> None:
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    training_step(model, "cls", 64, None, 2)
-    assert model.training
-    assert not any(m.training for m in norms)
-    training_step(model, "seg", 64, None, 2)
-    assert all(m.training for m in norms)
+    for stage in TASKS:
+        training_step(model, stage, 64, None, 2)
+        assert all(m.training for m in norms)
 
 
 def test_the_command_prints_a_table_and_one_flat_json_line(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
