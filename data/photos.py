@@ -71,7 +71,7 @@ def read_photos(sources: Sequence[str | Path], side: int, without: Collection[st
         packed += decoded(wanted_files, side)
         weights += [count] * (len(packed) - before)
         if len(packed) == before:
-            raise DataError(f"{source}: no images; give --pretrain.sources folders or archives of photographs")
+            raise DataError(f"{source}: no images; give folders or archives of photographs")
     sizes = torch.tensor([image.shape[:2] for image in packed])
     ends = sizes.prod(1).cumsum(0)
     pixels = np.concatenate([image.reshape(-1) for image in packed]).view(np.int32)
@@ -142,7 +142,7 @@ def files_of(source: Path) -> Iterator[tuple[str, io.BytesIO | None]]:
                     yield member.name, io.BytesIO(file.read() if file else b"")
     else:
         what = "is neither a folder nor a zip or tar" if source.exists() else "is not there"
-        raise DataError(f"{source}: {what}; give --pretrain.sources folders or archives of photographs")
+        raise DataError(f"{source}: {what}; give folders or archives of photographs")
 
 
 def check_size(source: Path, name: str, size: int) -> None:

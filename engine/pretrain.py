@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import yaml
@@ -38,7 +38,7 @@ from engine.training.prefetch import halve_threads, prefetch
 from engine.training.rates import flat_then_cosine
 from engine.training.stage import check_losses, check_norm
 from engine.training.teacher_runtime import Teach, public_teacher, query_teacher, teacher_side
-from models.backbones import BACKBONES, image_statistics
+from models.backbones import build_backbone, image_statistics
 from models.feature_distillation import FeatureDistillation
 from models.onehead import count_parameters
 from models.public_teacher import TeacherOutputs
@@ -69,9 +69,10 @@ def pretrain(config: Config, resume: bool = False) -> None:
 
 def check_networks(config: Config, folder: Path, unfinished: dict[str, Any] | None) -> None:
     """Refuse, before photographs are read, an unknown backbone and networks other than the interrupted ones."""
-    if config.model.backbone not in BACKBONES:
-        names = ", ".join(sorted(BACKBONES))
-        raise UserError(f"unknown backbone {config.model.backbone!r}: choose one of {names}")
+    try:
+        build_backbone(config.model.backbone)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if unfinished and unfinished["stage"] != "pretrain":
         raise UserError(f"{folder}/last.pt is of stage {unfinished['stage']}: give another --name")
     if unfinished:
@@ -103,7 +104,7 @@ class Pretraining:
         print(f"stage 0: {len(self.images)} photographs", flush=True)
         set_seed(config.seed)
         self.teacher, self.source = public_teacher(settings.teacher, settings.teacher_weights)
-        self.backbone = cast(Any, BACKBONES[config.model.backbone]())
+        self.backbone = build_backbone(config.model.backbone)
         channels = self.backbone.channels
         self.distillation = FeatureDistillation(
             channels, self.teacher.channels, self.teacher.features, self.teacher.classes

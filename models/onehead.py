@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.backbones import BACKBONES, image_statistics
+from models.backbones import build_backbone, image_statistics
 from models.head import Outputs, Queries, QueryHead
 from models.neck import FPN
 from models.norms import accept_single_values
@@ -54,8 +54,6 @@ class OneHead(nn.Module):
 
     def __init__(self, config: ModelConfig, classes: Mapping[str, Sequence[str]], input_size: int = 512) -> None:
         super().__init__()
-        if config.backbone not in BACKBONES:
-            raise ValueError(f"unknown backbone {config.backbone!r}: choose one of {', '.join(sorted(BACKBONES))}")
         if config.dim % 8 or config.dim % config.heads:
             raise ValueError(f"model.dim {config.dim} must be a multiple of 8 and of model.heads {config.heads}")
         locations = sum((input_size // stride) ** 2 for stride in (8, 16, 32))
@@ -67,7 +65,7 @@ class OneHead(nn.Module):
         self.config = config
         self.classes = {task: tuple(names) for task, names in classes.items()}
         self.input_size = input_size
-        self.backbone = BACKBONES[config.backbone]()
+        self.backbone = build_backbone(config.backbone)
         channels = self.backbone.channels
         self.neck = FPN(channels, config.dim)
         self.head = QueryHead(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from models.backbones.imagenet import read_weights
@@ -63,7 +64,18 @@ class PublicTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutputs:
         """Images (B, 3, H, W) in 0..1, sides multiples of 32 -> its outputs."""
-        last, maps = self.body.forward_intermediates((images - self.mean) / self.std, indices=self.levels)
+        last, (fine, middle, deep) = self.maps(images)
         pooled = self.body.forward_head(last, pre_logits=True)
-        fine, middle, deep = maps
         return TeacherOutputs(fine, middle, deep, pooled, self.body.get_classifier()(pooled))
+
+    @torch.no_grad()
+    def maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Images as above -> what the classifier pools (B, c, H/32, W/32), and the maps at strides 8, 16, 32."""
+        last, maps = self.body.forward_intermediates((images - self.mean) / self.std, indices=self.levels)
+        return last, maps
+
+    @torch.no_grad()
+    def evidence(self, last: Tensor) -> Tensor:
+        """What the classifier pools -> (B, 1, h, w): how much speaks for any class in each cell."""
+        logits = self.body.forward_head(rearrange(last, "b c h w -> (b h w) c 1 1"))
+        return rearrange(logits.logsumexp(-1), "(b h w) -> b 1 h w", h=last.shape[2], w=last.shape[3])

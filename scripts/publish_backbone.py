@@ -10,14 +10,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from safetensors.torch import save
 
 from engine.storage.checkpoint import backbone_of, load
 from engine.storage.errors import UserError, run_cli
 from engine.storage.files import cannot_write, write_bytes
-from models.backbones import BACKBONES, image_statistics
+from models.backbones import build_backbone, image_statistics
 from models.backbones.fast_scnn import published_names
 from scripts.publish_weights import half
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def metadata(content: dict[str, Any]) -> dict[str, str]:
     """What a user has to know beside the weights, as text."""
-    mean, std = image_statistics(cast(Any, BACKBONES["fast_scnn"]()))
+    mean, std = image_statistics(build_backbone("fast_scnn"))
     return {
         "architecture": "Fast-SCNN without its classifier, arXiv 1902.04502, table 1",
         "mean": json.dumps([round(float(v), 4) for v in mean.flatten()]),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from engine.storage.errors import UserError, first_line
 from engine.storage.files import cannot_write
-from models.backbones import BACKBONES
+from models.backbones import build_backbone
 from models.onehead import ModelConfig, OneHead
 from models.postprocess import THRESHOLD
 from models.pretrained_backbone import PretrainedBackbone
@@ -199,7 +199,7 @@ def backbone_of(content: dict[str, Any], path: str | Path, backbone: str) -> dic
     prefix = "backbone."
     found = {k.removeprefix(prefix): v.float() for k, v in content["model"].items() if k.startswith(prefix)}
     with torch.device("meta"):
-        own = BACKBONES[backbone]().state_dict()  # type: ignore[attr-defined]
+        own = build_backbone(backbone).state_dict()
     try:
         check_shapes(own, found)
     except ValueError as error:
@@ -215,7 +215,7 @@ def load_backbone(model: OneHead, path: str | Path) -> None:
 
 def load_pretrained(path: str | Path, backbone: str) -> PretrainedBackbone:
     """The backbone of a checkpoint as `hold` and `recall` take it. Raises UserError as `backbone_weights`."""
-    net: Any = BACKBONES[backbone]()
+    net = build_backbone(backbone)
     content = load(path)
     net.load_state_dict(backbone_of(content, path, backbone))
     return PretrainedBackbone(net, load_readout(content.get("readout")))

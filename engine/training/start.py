@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config
 from engine.storage.checkpoint import load, load_backbone, load_pretrained, load_weights, stage0_path
 from engine.storage.errors import UserError
-from models.backbones import BACKBONES
+from models.backbones import build_backbone
 from models.backbones.timm_features import TimmFeatures
 from models.onehead import OneHead
 from models.pretrained_backbone import PretrainedBackbone
@@ -48,7 +48,7 @@ def pretrained_backbone(config: Config) -> PretrainedBackbone | None:
     if kind == "random":
         return None
     if kind == "imagenet":
-        backbone: Any = BACKBONES[config.model.backbone]()
+        backbone = build_backbone(config.model.backbone)
         load_imagenet(backbone, config.model.backbone, file)
         return PretrainedBackbone(backbone)
     return load_pretrained(file, config.model.backbone)

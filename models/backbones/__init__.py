@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -39,6 +39,13 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "efficientnet_lite0": partial(TimmFeatures, "tf_efficientnet_lite0"),
     "yolov8n": YOLOv8n,
 }
+
+
+def build_backbone(name: str) -> Any:
+    """A backbone of random weights by its name in BACKBONES, which is also a Module. Raises ValueError for another."""
+    if name not in BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}: choose one of {', '.join(sorted(BACKBONES))}")
+    return BACKBONES[name]()
 
 
 def image_statistics(backbone: Backbone) -> tuple[Tensor, Tensor]:
