@@ -33,6 +33,7 @@ from data.photos import PackedImages, mini_names, read_photos
 from engine.settings.config import PretrainConfig
 from engine.storage.errors import UserError, run_cli
 from engine.storage.files import write_text
+from engine.training.teacher_runtime import public_teacher
 from models.boxes import to_xyxy
 from models.contrast import contrast
 from models.public_teacher import PublicTeacher
@@ -83,16 +84,6 @@ def search(image: np.ndarray) -> Tensor:
     usable = (size.amin(1) >= LEAST_SIDE) & (size.amax(1) <= MOST_STRETCH * size.amin(1))
     usable &= (share.amax(1) <= MOST_SIDE) & (share.prod(1) <= MOST_AREA)
     return torch.cat([(corner + size / 2) / whole, share], dim=1)[usable]
-
-
-def public_teacher(name: str, file: str | None) -> PublicTeacher:
-    """The network that tells regions from their surroundings. Raises UserError."""
-    teacher = PublicTeacher(name)
-    try:
-        teacher.load_imagenet(file)
-    except ValueError as error:
-        raise UserError(f"{error}; give a file of weights of {name} as --teacher_weights") from None
-    return teacher
 
 
 class Chooser:
@@ -195,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--teacher_weights", default=None, help="file of the teacher's weights; default: downloaded")
     args = parser.parse_args(argv)
     folder = check(args.root, args.most, args.held)
-    teacher = public_teacher(PretrainConfig.teacher, args.teacher_weights)
+    teacher, _ = public_teacher(PretrainConfig.teacher, args.teacher_weights)
     packed = read_photos(args.sources, SIDE, without=mini_names())
     order = np.random.default_rng(SEED).permutation(len(packed))[: args.most].tolist()
     pairs = [(image, f) for image, f in propose(unpacked(packed, order), Chooser(teacher)) if len(f.boxes)]

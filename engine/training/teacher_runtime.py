@@ -27,7 +27,7 @@ def public_teacher(name: str, file: str | None) -> tuple[PublicTeacher, str]:
         teacher = PublicTeacher(name)
         return teacher, f"{name}, {teacher.load_imagenet(file)}"
     except ValueError as error:
-        raise UserError(f"{error}; set pretrain.teacher, or pretrain.teacher_weights to its file") from None
+        raise UserError(f"{error}; give a file of its weights as teacher_weights, or another teacher") from None
 
 
 def teacher_side(side: int) -> int:

@@ -19,8 +19,7 @@ from engine.train import main
 from engine.training.teacher_runtime import teacher_side
 from models.public_teacher import PublicTeacher
 from scripts.publish_weights import main as publish
-
-TEACHER = "mobilenetv3_small_050"
+from tests.conftest import TEACHER
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +31,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cells = torch.randint(256, (4, 4, 3), dtype=torch.uint8, generator=generator)
         Image.fromarray(cells.numpy()).resize((40 + i % 9, 36)).save(root / f"{i:02}.png")
     return root
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a small public network, as timm publishes them."""
-    torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
-    torch.save(PublicTeacher(TEACHER).body.state_dict(), path)
-    return path
 
 
 def run(photos: Path, teacher: Path, runs: Path, *more: str) -> int:

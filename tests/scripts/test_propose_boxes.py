@@ -14,11 +14,10 @@ from torchvision.ops import box_iou
 from data.catalog import load_set
 from engine.settings.config import PretrainConfig
 from engine.storage.errors import UserError
-from models.public_teacher import PublicTeacher
 from scripts import propose_boxes
 from scripts.propose_boxes import MOST
+from tests.conftest import TEACHER
 
-TEACHER = "mobilenetv3_small_050"
 PLACES = [(20, 30, 80, 90), (60, 40, 130, 100), (40, 20, 110, 120), (30, 50, 90, 130)]
 
 
@@ -31,14 +30,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ImageDraw.Draw(picture).ellipse(PLACES[i % 4], fill=(250, 40 + 15 * i, 60))
         picture.save(root / f"{i:02}.png")
     return root
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
-    torch.save(PublicTeacher(TEACHER).body.state_dict(), path)
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +70,7 @@ def test_the_same_seed_gives_the_same_set(photos: Path, teacher: Path, tmp_path:
         (["--held", "12"], r"12 photographs show a region: give more than --held, which is 12"),
         (["--held", "0"], r"--held 0, --most all: at least one is held"),
         (["--most", "3"], r"--held 3, --most 3: at least one is held, and not all are"),
-        (["--teacher_weights", "no/file.pth"], r"no/file.pth.*as --teacher_weights"),
+        (["--teacher_weights", "no/file.pth"], r"no/file.pth.*as teacher_weights"),
     ],
 )
 def test_what_cannot_work_is_refused(
