@@ -13,6 +13,7 @@ from continual.freeze import Freeze
 from continual.hold import Hold
 from continual.l2sp import L2SP
 from continual.lwf import LwF
+from continual.photographs import Photographs
 from continual.recall import Recall
 from continual.replay import Replay
 from continual.replay_sets import ReplaySets
@@ -25,9 +26,14 @@ def remedies(config: ContinualConfig) -> dict[str, Remedy]:
     c = config
     if c.expert and not (c.expert_seg or c.expert_det or c.expert_cls):
         raise ValueError(f"continual.expert is {c.expert}: name a checkpoint as continual.expert_seg, _det or _cls")
+    if c.photographs and not (c.expert or c.distill):
+        raise ValueError(
+            f"continual.photographs is {c.photographs}: set continual.expert or distill, which teach on them"
+        )
     chosen: dict[str, Remedy | None] = {
         "replay": Replay(c.replay, c.replay_step, c.replay_outputs, c.replay_vary) if c.replay else None,
         "replay_sets": ReplaySets(c.replay_sets) if c.replay_sets else None,
+        "photographs": Photographs(c.photographs) if c.photographs else None,
         "compose": Compose(c.compose) if c.compose else None,
         "expert": Expert(c.expert) if c.expert else None,
         "lwf": LwF(c.lwf, c.lwf_sure) if c.lwf else None,

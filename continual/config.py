@@ -42,6 +42,9 @@ class ContinualConfig:
     """For detection."""
     expert_cls: str | None = None
     """For classification."""
+    photographs: int = 0
+    """Photographs of stage 0 (`pretrain.sources`), without labels, added to each step for experts and the previous
+    checkpoint, at most 10."""
     compose: float = 0.0
     """Unlabelled images composed of four of the step's own, as a share of its images, for distillation."""
     ewc: float = 0.0

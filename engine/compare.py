@@ -88,8 +88,7 @@ def cells(grid: Grid) -> list[Cell]:
     for seed in grid.seeds:
         base = {**grid.settings, **OFF, "track.wandb": "disabled"}
         base.pop("order", None)
-        if "continual.expert" in base:
-            base["continual.expert"] = 0
+        base |= {key: 0 for key in ("continual.expert", "continual.photographs") if key in base}
         found += [Cell(BASE, task, seed, base) for task in TASKS]
         for variant, changes in grid.variants.items():
             settings = {**grid.settings, **(changes or {})}
@@ -169,6 +168,7 @@ def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:
     changed = {key for key in settings if settings[key] != grid.settings.get(key)} - {"order", "optim.probe", *others}
     return (
         not remedies.expert
+        and not remedies.photographs
         and not remedies.hold
         and not remedies.recall
         and remedies.freeze_statistics != "always"

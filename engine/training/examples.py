@@ -1,4 +1,4 @@
-"""Training images one by one, as remedies read them: plain or augmented, each with its annotation as a batch of one."""
+"""Images that remedies read: those of a set one by one, each with its annotation, and photographs without any."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from data.dataset import TaskDataset
+from data.photos import mini_names, read_photos
 from data.transforms import Augment
 from data.types import TaskSet
+from data.views import ViewConfig, plain_views
+from engine.settings.config import PretrainConfig
 from engine.training.batches import collate
 from models.targets import Targets
+
+SCENE = 0.3
+"""Smallest share of a photograph that a view shows."""
 
 
 class ExampleImages(Sequence[tuple[Tensor, Targets]]):
@@ -31,6 +37,19 @@ class ExampleImages(Sequence[tuple[Tensor, Targets]]):
             raise IndexError(index)
         images, targets = collate([self.images[index]])
         return images[0], targets
+
+
+class PhotographViews:
+    """Photographs of stage 0, varied anew each time; the numbers come from torch's global generator."""
+
+    def __init__(self, config: PretrainConfig, size: int) -> None:
+        self.images = read_photos(config.sources, config.side, without=mini_names())
+        self.size = size
+
+    def __call__(self, count: int) -> Tensor:
+        """Views float32 (B, 3, S, S) in 0..1, of nearly whole photographs: boxes and masks need a scene."""
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        return plain_views(self.images, count, self.size, ViewConfig(area=SCENE), generator)
 
 
 class AugmentedImages(Sequence[tuple[Tensor, Targets]]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +31,7 @@ from engine.storage.errors import UserError, noted
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
 from engine.training.batches import Batch, EpochBatches, make_loader, stable_seed, varied
-from engine.training.examples import AugmentedImages, ExampleImages
+from engine.training.examples import AugmentedImages, ExampleImages, PhotographViews
 from engine.training.sets import read_sets, warn_of_seen
 from engine.training.start import pretrained_backbone
 from engine.training.summary import JOINT, drops, last_seconds
@@ -165,6 +165,7 @@ class Run:
             vary=vary,
             old_examples=self.old_examples,
             expert=self.expert,
+            photographs=lambda count: self.photographs(count),
         )
 
     def expert(self, task: str) -> OneHead | None:
@@ -176,6 +177,11 @@ class Run:
         if tuple(model.classes[task]) != tuple(self.classes[task]):
             raise UserError(f"continual.expert_{task}: {file} has learnt other classes than this set has; name another")
         return model
+
+    @cached_property
+    def photographs(self) -> PhotographViews:
+        """Photographs of stage 0, read when the first ones are asked for."""
+        return PhotographViews(self.config.pretrain, self.config.data.size)
 
     def old_examples(self, task: str) -> Examples:
         """The training images of a task, augmented as in its own stage."""

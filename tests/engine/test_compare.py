@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -62,11 +63,17 @@ def test_a_first_stage_that_is_trained_otherwise_is_no_baseline(setting: str, co
     assert not starts_like_baseline(grid, slow, "cls")
 
 
-def test_a_first_stage_with_an_expert_is_no_baseline(compared: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize(
+    "taught", [{"continual.expert": 1.0, "continual.expert_cls": "cls.pt"}, {"continual.photographs": 2}]
+)
+def test_a_first_stage_with_an_expert_or_photographs_is_no_baseline(
+    taught: dict[str, Any], compared: tuple[Path, Path]
+) -> None:
     grid = read_grid(compared[0])
-    expert = {"continual.expert": 1.0, "continual.expert_cls": "cls.pt"}
     chain = cells(grid)[-1]
-    assert not starts_like_baseline(grid, replace(chain, settings={**chain.settings, **expert}), "cls")
+    assert not starts_like_baseline(grid, replace(chain, settings={**chain.settings, **taught}), "cls")
+    base = cells(replace(grid, settings={**grid.settings, **taught}))[0]
+    assert not {"continual.expert", "continual.photographs"} & {key for key, value in base.settings.items() if value}
 
 
 def test_the_order_of_the_configuration_counts_and_a_baseline_has_its_own(compared: tuple[Path, Path]) -> None:
