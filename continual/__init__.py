@@ -26,9 +26,9 @@ def remedies(config: ContinualConfig) -> dict[str, Remedy]:
     c = config
     if c.expert and not (c.expert_seg or c.expert_det or c.expert_cls):
         raise ValueError(f"continual.expert is {c.expert}: name a checkpoint as continual.expert_seg, _det or _cls")
-    if c.photographs and not (c.expert or c.distill):
+    if c.photographs and not (c.expert or c.distills):
         raise ValueError(
-            f"continual.photographs is {c.photographs}: set continual.expert or distill, which teach on them"
+            f"continual.photographs is {c.photographs}: set continual.expert, distill or lwf, which teach on them"
         )
     chosen: dict[str, Remedy | None] = {
         "replay": Replay(c.replay, c.replay_step, c.replay_outputs, c.replay_vary) if c.replay else None,

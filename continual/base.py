@@ -36,7 +36,7 @@ class Stage:
     it was not random; vary: augments an image and its annotation as training images are; old_examples: the training
     images of an old task, augmented anew each time one is read; expert: a network in eval mode and without gradients
     that has learnt a task before, if the configuration names one; photographs: draws and varies a number of those of
-    stage 0, float32 (B, 3, S, S) in 0..1.
+    stage 0, float32 (B, 3, S, S) in 0..1, None where nobody teaches on them.
     """
 
     tasks: tuple[str, ...]

@@ -43,8 +43,8 @@ class ContinualConfig:
     expert_cls: str | None = None
     """For classification."""
     photographs: int = 0
-    """Photographs of stage 0 (`pretrain.sources`), without labels, added to each step for experts and the previous
-    checkpoint, at most 10."""
+    """Photographs (`pretrain.sources`), without labels, that each process adds to a step for experts and the previous
+    checkpoint to teach on, at most 10; recall and hold act on them too."""
     compose: float = 0.0
     """Unlabelled images composed of four of the step's own, as a share of its images, for distillation."""
     ewc: float = 0.0
@@ -55,3 +55,12 @@ class ContinualConfig:
     """Share of the stage's start in the weights that it ends with."""
     freeze: bool = False
     """Learn nothing but the new tasks' own rows of the projection: a reference row."""
+
+    @property
+    def distills(self) -> bool:
+        """Whether the previous stage's checkpoint teaches."""
+        return bool(self.distill or self.distill_features or self.lwf)
+
+    def has_expert(self, task: str) -> bool:
+        """Whether an expert teaches a task."""
+        return bool(self.expert and getattr(self, f"expert_{task}"))

@@ -1,7 +1,7 @@
 """Photographs of stage 0, replayed without labels: experts and the previous checkpoint say what they show.
 
-On 240 images a network soon knows its expert's answers by heart; on photographs, which nobody has annotated, it learns
-how the expert finds them. Source: distillation of detectors on unlabelled images of any scene, arXiv 2110.15017.
+An expert that teaches on 240 images alone has little to add to their labels; photographs, which nobody has annotated,
+show more. Source: distillation of detectors on unlabelled images of any scene, arXiv 2110.15017.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from continual.replay import MOST
 
 
 class Photographs(Remedy):
-    """Adds `per_step` varied photographs to each step.
+    """Adds `per_step` varied photographs to each step, in stages where somebody teaches on them.
 
     Raises ValueError for a number outside 1 to 10.
     """
@@ -28,10 +28,11 @@ class Photographs(Remedy):
         self.draw: Callable[[int], Tensor] | None = None
 
     def before_stage(self, stage: Stage) -> None:
-        """Find the photographs."""
+        """Take the photographs, if the stage has them."""
         self.draw = stage.photographs
 
     def before_step(self, step: Step) -> None:
         """Append photographs without annotation."""
-        assert self.draw is not None
+        if self.draw is None:
+            return
         step.add(self.draw(self.per_step).to(step.images.device), nothing_known(self.per_step, step.targets))

@@ -85,10 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def cells(grid: Grid) -> list[Cell]:
     """Baselines and chains, seed by seed."""
     found = []
+    remedies = resolved(grid, Cell(BASE, "all", 0, grid.settings)).continual
     for seed in grid.seeds:
         base = {**grid.settings, **OFF, "track.wandb": "disabled"}
         base.pop("order", None)
-        base |= {key: 0 for key in ("continual.expert", "continual.photographs") if key in base}
+        base |= {f"continual.{name}": 0 for name in ("expert", "photographs") if getattr(remedies, name)}
         found += [Cell(BASE, task, seed, base) for task in TASKS]
         for variant, changes in grid.variants.items():
             settings = {**grid.settings, **(changes or {})}
@@ -168,7 +169,6 @@ def starts_like_baseline(grid: Grid, cell: Cell, first: Task) -> bool:
     changed = {key for key in settings if settings[key] != grid.settings.get(key)} - {"order", "optim.probe", *others}
     return (
         not remedies.expert
-        and not remedies.photographs
         and not remedies.hold
         and not remedies.recall
         and remedies.freeze_statistics != "always"

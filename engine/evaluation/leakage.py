@@ -1,7 +1,7 @@
 """Leakage: which images a model was trained on, so that an evaluation on them is not taken for one on new images.
 
 A checkpoint lists, under "training_images", a digest of the content of every training image file: a copy under another
-name is recognised, an image that was encoded anew is not. Images of stage 0 are not listed.
+name is recognised, an image that was encoded anew is not. Photographs of stage 0 are not listed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from continual import Examples, Remedy, Stage, remedies
 from data.catalog import summary
 from data.dataset import TaskDataset
+from data.errors import DataError
 from data.transforms import Augment
 from data.types import TASKS, Task
 from engine.evaluation.evaluate import Evaluation, Evaluator
@@ -165,7 +166,7 @@ class Run:
             vary=vary,
             old_examples=self.old_examples,
             expert=self.expert,
-            photographs=lambda count: self.photographs(count),
+            photographs=self.photographs if self.shows_photographs(stage, old) else None,
         )
 
     def expert(self, task: str) -> OneHead | None:
@@ -180,8 +181,22 @@ class Run:
 
     @cached_property
     def photographs(self) -> PhotographViews:
-        """Photographs of stage 0, read when the first ones are asked for."""
-        return PhotographViews(self.config.pretrain, self.config.data.size)
+        """Photographs of stage 0, read before the first stage that shows some. Raises UserError."""
+        try:
+            return PhotographViews(self.config.pretrain, self.config.data.size, self.device)
+        except DataError as error:
+            hint = "name archives as pretrain.sources, or fetch some: python -m data.download --tasks pretrain"
+            raise UserError(f"continual.photographs: {error}; {hint}") from None
+
+    def shows_photographs(self, stage: str, old: Collection[str]) -> bool:
+        """Whether photographs are asked for, and an expert or the previous checkpoint teaches on them in a stage."""
+        remedies = self.config.continual
+        if not remedies.photographs:
+            return False
+        taught = any(map(remedies.has_expert, self.tasks_of(stage))) or bool(old and remedies.distills)
+        if not taught:
+            self.print(f"stage {stage}: no photographs are shown, nobody teaches on them")
+        return taught
 
     def old_examples(self, task: str) -> Examples:
         """The training images of a task, augmented as in its own stage."""

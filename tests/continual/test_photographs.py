@@ -63,7 +63,7 @@ def test_they_come_before_teachers_are_asked() -> None:
         (ContinualConfig(photographs=11), "continual.photographs is 11: show 1 to 10 a step, or 0 for none"),
         (
             ContinualConfig(photographs=2, distill=0),
-            "continual.photographs is 2: set continual.expert or distill, which",
+            "continual.photographs is 2: set continual.expert, distill or lwf, which",
         ),
     ],
 )
