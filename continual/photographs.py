@@ -35,4 +35,4 @@ class Photographs(Remedy):
         """Append photographs without annotation."""
         if self.draw is None:
             return
-        step.add(self.draw(self.per_step).to(step.images.device), nothing_known(self.per_step, step.targets))
+        step.add(self.draw(self.per_step), nothing_known(self.per_step, step.targets))
