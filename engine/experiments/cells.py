@@ -91,13 +91,15 @@ class Cell:
 def read_grid(path: Path) -> Grid:
     """Read a grid from a YAML file. Raises UserError when it is none."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Grid(**content)
+        grid = Grid(**yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the path of a YAML file") from None
     except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path} is no grid ({text}): it needs name, config, seeds and variants") from None
+    if not isinstance(grid.config, str):
+        raise UserError(f"{path}: config is {grid.config}: give the path of a YAML file of settings")
+    return grid
 
 
 def to_options(settings: Settings) -> list[str]:

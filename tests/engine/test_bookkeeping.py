@@ -17,6 +17,7 @@ from engine.tracking.tracker import Tracker
 
 Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
+CONFIGS = Path(__file__).parents[2] / "configs"
 AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
 
 
@@ -109,7 +110,7 @@ def test_a_comparison_without_a_plot_has_its_table(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(compare, "chain", lambda *_: None)
     grid = tmp_path / "grid.yaml"
-    grid.write_text("name: none\nconfig: {}\nseeds: [0]\nvariants: {}\n")
+    grid.write_text(f"name: none\nconfig: {CONFIGS / 'fast.yaml'}\nseeds: [0]\nvariants: {{}}\n")
     assert compare.main([str(grid), "--results", str(tmp_path), "--runs", str(tmp_path)]) == 0
     assert (tmp_path / "none" / "table.md").is_file()
     printed = capsys.readouterr().err

@@ -105,6 +105,13 @@ def test_a_file_that_is_no_grid(tmp_path: Path, text: str):
         read_grid(path)
 
 
+def test_a_grid_whose_settings_are_no_file(tmp_path: Path):
+    path = tmp_path / "g.yaml"
+    path.write_text("name: x\nconfig: {}\nseeds: [0]\nvariants: {}\n")
+    with pytest.raises(UserError, match=r"g\.yaml: config is \{\}: give the path of a YAML file"):
+        read_grid(path)
+
+
 def test_stray_options_are_refused(grid_file: Path):
     with pytest.raises(UserError, match="options for the trainings"):
         main([str(grid_file), "stray"])
