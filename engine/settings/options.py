@@ -197,7 +197,7 @@ def build_parser(prog: str, description: str) -> Parser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = Parser(prog=prog, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
-    parser.add_class_arguments(Config, None)
+    parser.add_class_arguments(Config, None)  # needs annotations that are not postponed, or may leave out sections
     keys = key_types(Config)
     for action in parser._actions:
         if any(k.startswith(f"{action.dest}.") for k in keys):

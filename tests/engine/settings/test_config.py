@@ -109,6 +109,18 @@ def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
         assert yaml.safe_load(Path(path).read_text()) == to_dict(config)
 
 
+def test_types_of_settings_need_no_evaluation() -> None:
+    """jsonargparse leaves out all settings of a section, silently, when it fails to evaluate postponed annotations."""
+
+    def sections(cls: type) -> list[type]:
+        inner = [f.type for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)]  # type: ignore[arg-type]
+        return [cls, *(s for section in inner for s in sections(section))]  # type: ignore[arg-type]
+
+    found = sections(Config)
+    assert {Augment, LossConfig, ModelConfig} <= set(found)
+    assert [f.name for cls in found for f in dataclasses.fields(cls) if isinstance(f.type, str)] == []  # type: ignore
+
+
 def test_every_setting_is_in_the_types_and_in_the_dictionary() -> None:
     assert set(key_types(Config)) == set(flat(to_dict(Config())))
 
