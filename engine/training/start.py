@@ -43,15 +43,22 @@ def start_of(config: Config) -> tuple[Literal["random", "whole", "imagenet", "ba
 
 
 def pretrained_backbone(config: Config) -> PretrainedBackbone | None:
-    """The backbone that a run begins with, None if it is random."""
+    """The backbone that a run begins with, None if it is random.
+
+    One that began with stage 0's weights itself names pictures by the readout of stage 0.
+    """
     kind, file = start_of(config)
+    name = config.model.backbone
     if kind == "random":
         return None
     if kind == "imagenet":
-        backbone = build_backbone(config.model.backbone)
-        load_imagenet(backbone, config.model.backbone, file)
+        backbone = build_backbone(name)
+        load_imagenet(backbone, name, file)
         return PretrainedBackbone(backbone)
-    return load_pretrained(file, config.model.backbone)
+    found, before = load_pretrained(file, name), stage0_path(name)
+    if before and found.readout is None and load(file).get("config", {}).get("init") == STAGE0:
+        return PretrainedBackbone(found.backbone, load_pretrained(before, name).readout)
+    return found
 
 
 def load_imagenet(backbone: object, name: str, file: str) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.settings.config import STAGE0
 from engine.settings.options import build_parser, to_config
-from engine.storage.checkpoint import load_model
+from engine.storage.checkpoint import WEIGHTS, load, load_model, load_pretrained, save
 from engine.train import main
 from engine.training.run import Run
 from tests.engine.conftest import TINY
@@ -54,6 +55,21 @@ def test_the_backbone_alone_of_a_checkpoint_can_be_held_but_names_nothing(
     assert held is not None
     assert held.readout is None
     assert "recall does nothing" in capsys.readouterr().out
+
+
+def test_what_began_with_stage_0_names_pictures_as_stage_0_does(tiny: list[str], whole: Path, tmp_path: Path) -> None:
+    content = load(whole)
+    content["config"]["init"] = STAGE0
+    save(tmp_path / "warm.pt", content)
+    held = run_of([*tiny, "--init", str(tmp_path / "warm.pt"), "--continual.recall", "1"]).begin("seg", None).pretrained
+    assert held is not None
+    assert held.readout is not None
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(held.maps(image), load_model(whole).backbone_maps(image))
+    stage0 = load_pretrained(WEIGHTS / "fast_scnn_stage0.pt", "fast_scnn").readout
+    assert stage0 is not None
+    assert torch.equal(held.readout.weight, stage0.weight)
+    assert not any(p.requires_grad for p in held.parameters())
 
 
 def test_without_the_remedy_nothing_is_loaded(tiny: list[str], whole: Path) -> None:
