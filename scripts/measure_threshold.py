@@ -3,7 +3,8 @@
 python -m scripts.measure_threshold weights/onehead.pt --data_root data/dev
 
 The threshold is the lowest at which half of the boxes shown are right (IoU 0.5, right class), over all classes, on
-images that neither trained nor chose the network. `engine.predict`, the page of `engine.demo`, reports and W&B use it.
+images that did not train the network and, better, did not choose it. `engine.predict`, the page of `engine.demo`,
+reports and W&B use it.
 """
 
 from __future__ import annotations
