@@ -104,7 +104,7 @@ class Remedy:
         return {}
 
     def after_training(self, stage: Stage) -> None:
-        """Called when training has ended; may change `stage.model`, the weights the stage is about to end with."""
+        """Called after the last step, before the last evaluation; may change `stage.model`, the weights to end with."""
 
     def after_stage(self, stage: Stage) -> None:
         """Called when a stage has ended: collect what later stages need.

@@ -18,7 +18,7 @@ from accelerate.utils import set_seed
 from timm.utils import ModelEmaV3
 from tqdm import tqdm
 
-from continual import Losses, Step
+from continual import Losses, Stage, Step
 from continual.base import TASK_SPECIFIC
 from engine.settings.config import to_dict
 from engine.storage.checkpoint import load_optimizer, model_content, provenance, save
@@ -108,11 +108,14 @@ class StageLoop:
     def train(self) -> OneHead:
         """Run the remaining epochs, write the stage's checkpoint and return the averaged model."""
         run, saved = self.run, time.monotonic()
+        finished = replace(self.stage, model=self.ema.module)
+        self.end_training(finished)  # at once, if resumed with fewer epochs than it has had
         while self.epoch < self.epochs:
             start = time.monotonic()
             row = self.train_epoch()
             self.seconds += time.monotonic() - start
             self.epoch += 1
+            self.end_training(finished)
             row |= {"seconds": round(self.seconds, 1), "peak_memory_mib": peak_memory(run.device)}
             if run.is_main:
                 evaluation = run.evaluate(self.ema.module) if self.epoch in self.evaluation_epochs() else None
@@ -127,9 +130,6 @@ class StageLoop:
                     save(run.folder / "last.pt", self.content())
                     saved = time.monotonic()
             run.accelerator.wait_for_everyone()
-        finished = replace(self.stage, model=self.ema.module)
-        for remedy in run.remedies.values():
-            remedy.after_training(finished)
         run.absorb_before_freezing(self.name, self.ema.module)  # before remedies measure importance
         for remedy in run.remedies.values():
             remedy.after_stage(finished)
@@ -140,6 +140,12 @@ class StageLoop:
         run.accelerator.free_memory()
         averaged: OneHead = self.ema.module
         return averaged
+
+    def end_training(self, finished: Stage) -> None:
+        """Let remedies change the averaged weights once no epoch is left: before they are evaluated."""
+        if self.epoch >= self.epochs:
+            for remedy in self.run.remedies.values():
+                remedy.after_training(finished)
 
     def evaluation_epochs(self) -> set[int]:
         """Epochs after which all three sets are evaluated, evenly spread, the last one included."""

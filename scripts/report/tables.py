@@ -75,7 +75,7 @@ ABLATION = {
     "freeze": "frozen shared weights (reference)",
     "l2sp": "L2-SP",
     "ewc": "EWC",
-    "average": "weight averaging of stages",
+    "average": "weight averaging of stages (scored before the last one was averaged)",
     "replay": "replay, 10 images a task",
     "recall": "`recall`: LwF of stage 0's classes",
     "hold": "`hold`: feature distillation from stage 0",
