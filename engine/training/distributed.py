@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-from models.norms import LoneBatchNorm2d
+from models.norms import LoneBatchNorm2d, LoneBatchNormAct2d
 
 
-class SyncBatchNorm2d(LoneBatchNorm2d):
+class Synchronised(nn.BatchNorm2d):
     """Batch norm whose statistics are those of the whole batch, on any device.
 
     torch's own `SyncBatchNorm` knows GPUs only. Same parameters and buffers as `BatchNorm2d`.
@@ -41,8 +41,24 @@ class SyncBatchNorm2d(LoneBatchNorm2d):
             self.num_batches_tracked += 1
 
 
+class SyncBatchNorm2d(Synchronised, LoneBatchNorm2d):
+    """torch's."""
+
+
+class SyncBatchNormAct2d(Synchronised, LoneBatchNormAct2d):
+    """timm's, with an activation behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        normed = super().forward(x)
+        return self.act(self.drop(normed)) if self.training else normed  # type: ignore[no-any-return]
+
+
+SYNCHRONISED: dict[type, type] = {LoneBatchNorm2d: SyncBatchNorm2d, LoneBatchNormAct2d: SyncBatchNormAct2d}
+"""What takes the place of batch norms."""
+
+
 def synchronise(model: nn.Module) -> None:
     """Let every batch norm of `model` share its statistics between processes, in place."""
     for module in model.modules():
-        if type(module) is LoneBatchNorm2d:
-            module.__class__ = SyncBatchNorm2d
+        module.__class__ = SYNCHRONISED.get(type(module), type(module))

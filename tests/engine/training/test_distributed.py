@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
+from engine.training.distributed import Synchronised, synchronise
+from models.backbones import BACKBONES
+from models.onehead import ModelConfig, OneHead
+from tests.models.builders import CLASSES
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).with_name("first_gradient.py")
@@ -21,10 +27,12 @@ def first_gradient(processes: int, stage: str, arguments: list[str], out: Path) 
     return torch.load(out, weights_only=True)
 
 
-@pytest.mark.parametrize("stage", ["seg", "det"])
-def test_two_processes_give_the_gradient_of_one(stage: str, tiny: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "backbone"), [("seg", "fast_scnn"), ("det", "fast_scnn"), ("seg", "mobilenetv3_small")]
+)
+def test_two_processes_give_the_gradient_of_one(stage: str, backbone: str, tiny: list[str], tmp_path: Path) -> None:
     # Denoising draws its noise in each process, so it is left out of the comparison.
-    arguments = [*tiny, "--loss.denoise", "0", "--order", f"[{stage}]"]
+    arguments = [*tiny, "--loss.denoise", "0", "--order", f"[{stage}]", "--model.backbone", backbone]
     one = first_gradient(1, stage, arguments, tmp_path / "one.pt")
     two = first_gradient(2, stage, [*arguments, "--name", "two"], tmp_path / "two.pt")
     assert one.keys() == two.keys()
@@ -32,6 +40,15 @@ def test_two_processes_give_the_gradient_of_one(stage: str, tiny: list[str], tmp
     for name, gradient in one.items():
         # float32 loss terms leave 1e-7; a bias before a batch norm has no gradient but rounding.
         assert (gradient - two[name]).norm() <= 1e-3 * gradient.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_no_norm_is_left_to_a_process_alone(backbone: str) -> None:
+    model = OneHead(ModelConfig(backbone=backbone), CLASSES, 64)
+    synchronise(model)
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, Synchronised) for norm in norms)
 
 
 @pytest.mark.slow
