@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.head import Outputs
+from models.norms import DISORDER, fit, same_maps
 from models.onehead import OneHead
 from models.postprocess import best_pairs, class_masks
 from models.sampling import RowTable
@@ -74,16 +76,28 @@ class Deployed(nn.Module):
 
 
 def fused(model: OneHead) -> OneHead:
-    """A copy in eval mode; norms are folded into the convolutions beside them, images' too. Not for training."""
+    """A copy in eval mode; norms are folded into the convolutions beside them, images' too. Not for training.
+
+    Where that would change what the network sees, they are left as they are.
+    """
     copy = deepcopy(model).eval()
     copy.head.sampled = RowTable
-    if copy.std is not None:
-        first = next(m for m in copy.modules() if isinstance(m, nn.Conv2d))  # of the backbone
-        first.weight.data /= copy.std
-        copy.std = None
-    for block in copy.modules():
+    folded = deepcopy(copy)
+    fold(folded)
+    if same_maps(folded, copy):
+        return folded
+    print(f"note: {DISORDER}; the network is used as it is", file=sys.stderr)
+    return copy
+
+
+def fold(model: OneHead) -> None:
+    """Fold norms in eval mode into the convolutions before them, the images' deviation into the first of 3 inputs."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d) and m.weight.shape[1] == 3), None)
+    if model.std is not None and first is not None:
+        first.weight.data /= model.std
+        model.std = None
+    for block in model.modules():
         for (here, conv), (behind, norm) in pairwise(block.named_children()):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and fit(conv, norm):
                 setattr(block, here, fuse_conv_bn_eval(conv, norm))
                 setattr(block, behind, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
-    return copy

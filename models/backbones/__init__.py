@@ -21,7 +21,9 @@ from models.backbones.yolov8 import YOLOv8n
 class Backbone(Protocol):
     """What the neck needs of a backbone: channels per level, and (B, 3, H, W) -> maps at strides 8, 16, 32.
 
-    One whose weights know images on another scale than ImageNet's mean and deviation has them as `mean_std`.
+    One whose weights know images on another scale than ImageNet's mean and deviation has them as `mean_std`. Layers are
+    listed in the order that they run in, a batch norm right behind its convolution, and one convolution alone reads the
+    image; else norms are neither folded (models.deploy) nor absorbed (models.norms), and a note says so.
     """
 
     channels: tuple[int, int, int]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import BACKBONES
-from models.norms import LoneBatchNorm2d, absorb_statistics, freeze_statistics, normed_convolutions
+from models.norms import LoneBatchNorm2d, absorb, absorb_statistics, freeze_statistics, normed_convolutions
 from models.onehead import ModelConfig, OneHead
 
 
@@ -48,22 +48,22 @@ def test_what_is_absorbed_stays_to_the_bit_when_absorbed_again() -> None:
 def test_a_step_of_one_length_moves_a_channel_less_by_its_deviation() -> None:
     """A filter that cancels its input but for 0.01: a small step on it is a large one behind the norm."""
 
-    def shift(absorb: bool) -> Tensor:
+    def shift(absorbed: bool) -> Tensor:
         block = nn.Sequential(nn.Conv2d(1, 1, 3, bias=False), nn.BatchNorm2d(1, eps=0.0))
         with torch.no_grad():
             block[0].weight.copy_(torch.tensor([[1.0, 0, -1], [1, 0, -1], [1, 0, -1]]))
             block[1].running_var.fill_(0.01**2)
         block.eval()
-        if absorb:
-            absorb_statistics(block)
+        if absorbed:
+            absorb(block)
         image = torch.ones(1, 1, 3, 3)
         before = block(image)
         with torch.no_grad():
             block[0].weight += 1e-3
         return (block(image) - before).detach().flatten()
 
-    torch.testing.assert_close(shift(absorb=False), torch.tensor([0.9]), rtol=1e-3, atol=0)
-    torch.testing.assert_close(shift(absorb=True), torch.tensor([0.009]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(shift(absorbed=False), torch.tensor([0.9]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(shift(absorbed=True), torch.tensor([0.009]), rtol=1e-3, atol=0)
 
 
 def test_frozen_statistics_stay_in_training_and_weights_learn() -> None:
