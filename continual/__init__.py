@@ -23,13 +23,8 @@ __all__ = ["ContinualConfig", "Examples", "Losses", "Remedy", "Stage", "Step", "
 
 def remedies(config: ContinualConfig) -> dict[str, Remedy]:
     """The remedies that are switched on, by name; those that add images come first, so that teachers see them."""
+    check(config)
     c = config
-    if c.expert and not (c.expert_seg or c.expert_det or c.expert_cls):
-        raise ValueError(f"continual.expert is {c.expert}: name a checkpoint as continual.expert_seg, _det or _cls")
-    if c.photographs and not (c.expert or c.distills):
-        raise ValueError(
-            f"continual.photographs is {c.photographs}: set continual.expert, distill or lwf, which teach on them"
-        )
     chosen: dict[str, Remedy | None] = {
         "replay": Replay(c.replay, c.replay_step, c.replay_outputs, c.replay_vary) if c.replay else None,
         "replay_sets": ReplaySets(c.replay_sets) if c.replay_sets else None,
@@ -46,3 +41,23 @@ def remedies(config: ContinualConfig) -> dict[str, Remedy]:
         "freeze": Freeze() if c.freeze else None,
     }
     return {name: remedy for name, remedy in chosen.items() if remedy is not None}
+
+
+def check(config: ContinualConfig) -> None:
+    """Refuse remedies that would do nothing, or something else than their name says. Raises ValueError."""
+    c = config
+    experts = [task for task in ("seg", "det", "cls") if getattr(c, f"expert_{task}")]
+    teachers = "set continual.expert, distill or lwf, which teach on them"
+    if c.expert and not experts:
+        raise ValueError(f"continual.expert is {c.expert}: name a checkpoint as continual.expert_seg, _det or _cls")
+    if experts and not c.expert:
+        raise ValueError(f"continual.expert_{experts[0]} names a checkpoint: set continual.expert, its weight, too")
+    if c.photographs and not (c.expert or c.distills):
+        raise ValueError(f"continual.photographs is {c.photographs}: {teachers}")
+    if c.compose and not (c.expert or c.distills):
+        raise ValueError(f"continual.compose is {c.compose}: {teachers}, or 0 for no composed images")
+    if c.ewc and c.freeze_statistics == "last":
+        raise ValueError(
+            f"continual.ewc is {c.ewc}: set continual.freeze_statistics to never, later or always; last rescales "
+            "filters after stage 2, so that importances of two stages add up in different units"
+        )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -175,3 +176,30 @@ def test_images_are_added_behind_the_others_in_channels_last_order() -> None:
     assert torch.equal(step.images, torch.cat([first, second]))
     assert step.targets.has_boxes.tolist() == [False, False, True]
     assert torch.equal(step.targets.boxes[2], random_targets(["det"], seed=3).boxes[0])
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            ContinualConfig(expert=1.0),
+            "continual.expert is 1.0: name a checkpoint as",
+        ),
+        (
+            ContinualConfig(expert_det="w.pt"),
+            "continual.expert_det names a checkpoint: set continual.expert",
+        ),
+        (replace(NONE, compose=0.25, recall=1.0), "continual.compose is 0.25: set continual.expert, distill or lwf"),
+        (ContinualConfig(ewc=1.0, freeze_statistics="last"), "continual.freeze_statistics to never, later or always"),
+    ],
+)
+def test_remedies_that_would_do_nothing_or_something_else_are_refused(config: ContinualConfig, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        remedies(config)
+
+
+def test_what_a_remedy_needs_is_enough() -> None:
+    assert "compose" in remedies(replace(NONE, compose=0.25, distill_features=1.0))
+    assert "compose" in remedies(replace(NONE, compose=0.25, expert=1.0, expert_det="w.pt"))
+    for kept in ("never", "later", "always"):
+        assert "ewc" in remedies(ContinualConfig(ewc=1.0, freeze_statistics=kept))  # type: ignore[arg-type]
