@@ -50,9 +50,9 @@ class ContinualConfig:
     l2sp: float = 0.0
     """Pull of the weights towards where the stage started."""
     average: float = 0.0
-    """Share of the stage's start in the weights that it ends with."""
+    """Share of the stage's start in the weights that it ends with, for kept batch-norm statistics."""
     freeze: bool = False
-    """Learn nothing but the new tasks' own rows of the projection: a reference row."""
+    """Learn nothing but the new tasks' own rows of the projection: a reference row, for kept batch-norm statistics."""
 
     @property
     def distills(self) -> bool:

@@ -1,4 +1,9 @@
-"""Freezing: a reference row that forgets nothing, because only the new tasks' own rows of the projection learn."""
+"""Freezing: a reference row, in which only the new tasks' own rows of the projection learn.
+
+With batch-norm statistics kept (continual.freeze_statistics later or always), outputs of old tasks stay as they are, to
+the bit, while an image's label is learnt. New boxes change a little: they choose the object queries, which class
+queries read. Statistics that follow the new images change everything.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from continual.base import Remedy, Stage, own_weights
 
 
 class Freeze(Remedy):
-    """From the second stage on, shared weights and those of old tasks stay as they are, to the bit."""
+    """From the second stage on, shared weights and those of old tasks stay as they are; statistics may move."""
 
     def before_stage(self, stage: Stage) -> None:
         """Switch gradients off; parts of a parameter by a mask on its gradient."""

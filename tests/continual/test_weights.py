@@ -12,6 +12,7 @@ from continual import EWC, L2SP, Average, Compose, Freeze, LwF, Stage, Step
 from continual.base import own_weights
 from continual.ewc import diagonal_fisher, normalised
 from models.criterion import Criterion, LossConfig
+from models.norms import freeze_statistics
 from models.onehead import OneHead
 from models.targets import NO_CLASS, VOID, Targets
 from tests.models.builders import images, random_targets, tiny
@@ -173,6 +174,29 @@ def test_only_the_new_rows_move_when_the_rest_is_frozen() -> None:
             assert (p[own[name]] != before[name][own[name]]).any()
         else:
             assert torch.equal(p, before[name]), name
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_old_outputs_stay_to_the_bit_where_norms_are_kept_too(kept: bool) -> None:
+    model, shown = tiny(), images(2, seed=3)
+    with torch.no_grad():
+        before = model(shown)
+    Freeze().before_stage(second_stage(model, "cls", ("seg", "det")))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.0)
+    model.train()
+    if kept:
+        freeze_statistics(model)
+    for _ in range(2):
+        value = loss(model, images(2), random_targets(["cls", "cls"]))
+        assert value is not None
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    with torch.no_grad():
+        after = model.eval()(shown)
+    for name in ("pred_masks", "pred_logits", "pred_boxes"):
+        assert torch.equal(after[name], before[name]) == kept, name
+    assert not torch.equal(after["pred_class"], before["pred_class"])
 
 
 def test_nothing_is_frozen_in_the_first_stage() -> None:
