@@ -36,7 +36,8 @@ class Stage:
     it was not random; vary: augments an image and its annotation as training images are; old_examples: the training
     images of an old task, augmented anew each time one is read; expert: a network in eval mode and without gradients
     that has learnt a task before, if the configuration names one; photographs: draws and varies a number of those of
-    stage 0, float32 (B, 3, S, S) in 0..1, None where nobody teaches on them.
+    stage 0, float32 (B, 3, S, S) in 0..1, None where nobody teaches on them; share: how many of a step's images this
+    process shows, where several processes share the step.
     """
 
     tasks: tuple[str, ...]
@@ -50,6 +51,7 @@ class Stage:
     old_examples: Callable[[str], Examples] = lambda _: []
     expert: Callable[[str], OneHead | None] = lambda _: None
     photographs: Callable[[int], Tensor] | None = None
+    share: Callable[[int], int] = lambda count: count
 
 
 @dataclass
@@ -67,7 +69,9 @@ class Step:
     teacher_outputs: Outputs | None = None
 
     def append(self, examples: Examples) -> None:
-        """Add images (3, S, S), each with its annotation as a batch of one, to the end of the batch."""
+        """Add images (3, S, S), none or more, each with its annotation as a batch of one, to the end of the batch."""
+        if not examples:
+            return
         images = torch.stack([image for image, _ in examples]).to(self.images)
         self.add(images, Targets.cat([targets for _, targets in examples]).to(images.device))
 

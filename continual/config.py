@@ -41,7 +41,7 @@ class ContinualConfig:
     expert_cls: str | None = None
     """For classification."""
     photographs: int = 0
-    """Photographs (`pretrain.sources`), without labels, that each process adds to a step for experts and the previous
+    """Photographs (`pretrain.sources`), without labels, that are added to each step for experts and the previous
     checkpoint to teach on, at most 10; recall and hold act on them too."""
     compose: float = 0.0
     """Unlabelled images composed of four of the step's own, as a share of its images, for distillation."""

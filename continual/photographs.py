@@ -18,6 +18,8 @@ from continual.replay import MOST
 class Photographs(Remedy):
     """Adds `per_step` varied photographs to each step, in stages where somebody teaches on them.
 
+    Several processes share them.
+
     Raises ValueError for a number outside 1 to 10.
     """
 
@@ -26,13 +28,13 @@ class Photographs(Remedy):
             raise ValueError(f"continual.photographs is {per_step}: show 1 to {MOST} a step, or 0 for none")
         self.per_step = per_step
         self.draw: Callable[[int], Tensor] | None = None
+        self.count = per_step
 
     def before_stage(self, stage: Stage) -> None:
-        """Take the photographs, if the stage has them."""
-        self.draw = stage.photographs
+        """Take the photographs, if the stage has them, and see how many this process shows."""
+        self.draw, self.count = stage.photographs, stage.share(self.per_step)
 
     def before_step(self, step: Step) -> None:
         """Append photographs without annotation."""
-        if self.draw is None:
-            return
-        step.add(self.draw(self.per_step), nothing_known(self.per_step, step.targets))
+        if self.draw is not None and self.count:
+            step.add(self.draw(self.count), nothing_known(self.count, step.targets))

@@ -42,8 +42,8 @@ class Exemplar:
 class Replay(Remedy):
     """Keeps `size` images of each finished task and adds `per_step` of them, mirrored or not, to each step.
 
-    weight: of the distance to the stored outputs; vary: show each stored image augmented anew, of which no outputs are
-    stored.
+    Several processes share those of a step. weight: of the distance to the stored outputs; vary: show each stored image
+    augmented anew, of which no outputs are stored.
     """
 
     def __init__(self, size: int, per_step: int, weight: float, vary: bool) -> None:
@@ -69,7 +69,8 @@ class Replay(Remedy):
         """Append stored images and their annotations to the batch."""
         if self.stage is None or not self.buffer:
             return
-        chosen = [self.buffer[k] for k in torch.randperm(len(self.buffer))[: self.per_step].tolist()]
+        count = self.stage.share(min(self.per_step, len(self.buffer)))
+        chosen = [self.buffer[k] for k in torch.randperm(len(self.buffer))[:count].tolist()]
         if self.vary:
             pairs = [self.stage.vary(exemplar.image / 255, exemplar.targets) for exemplar in chosen]
         else:

@@ -13,7 +13,7 @@ from continual.replay import MOST
 
 
 class ReplaySets(Remedy):
-    """Adds `per_step` images of each old task, augmented anew, to each step.
+    """Adds `per_step` images of each old task, augmented anew, to each step; several processes share them.
 
     Raises ValueError for a number outside 1 to 10.
     """
@@ -24,13 +24,14 @@ class ReplaySets(Remedy):
                 f"continual.replay_sets is {per_step}: show 1 to {MOST} images of each old task a step, or 0 for none"
             )
         self.per_step = per_step
-        self.sets: list[Examples] = []
+        self.sets: list[tuple[Examples, int]] = []
 
     def before_stage(self, stage: Stage) -> None:
-        """Open the sets of the old tasks."""
-        self.sets = [stage.old_examples(task) for task in stage.old]
+        """Open the sets of the old tasks, and see how many of each this process shows."""
+        sets = [stage.old_examples(task) for task in stage.old]
+        self.sets = [(images, stage.share(min(self.per_step, len(images)))) for images in sets]
 
     def before_step(self, step: Step) -> None:
         """Append images and their annotations to the batch."""
-        for images in self.sets:
-            step.append([images[i] for i in torch.randperm(len(images))[: self.per_step].tolist()])
+        for images, count in self.sets:
+            step.append([images[i] for i in torch.randperm(len(images))[:count].tolist()])

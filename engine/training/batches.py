@@ -60,6 +60,11 @@ def varied(image: Tensor, targets: Targets, augment: Augment) -> tuple[Tensor, T
     return images[0], targets
 
 
+def process_share(count: int, rank: int, world: int) -> int:
+    """How many of a step's images process `rank` of `world` shows; all together show `count`."""
+    return len(range(rank, count, world))
+
+
 class EpochBatches(Sampler[list[int]]):
     """Shuffled batches; process `rank` of `world` gets its share of every batch, so that all steps are global ones.
 

@@ -31,7 +31,7 @@ from engine.storage.device import DTYPES, cpu_name, peak_memory, pick_device, tr
 from engine.storage.errors import UserError, noted
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
-from engine.training.batches import Batch, EpochBatches, make_loader, stable_seed, varied
+from engine.training.batches import Batch, EpochBatches, make_loader, process_share, stable_seed, varied
 from engine.training.examples import AugmentedImages, ExampleImages, PhotographViews
 from engine.training.sets import read_sets, warn_of_seen
 from engine.training.start import pretrained_backbone
@@ -167,6 +167,7 @@ class Run:
             old_examples=self.old_examples,
             expert=self.expert,
             photographs=self.photographs if self.shows_photographs(stage, old) else None,
+            share=partial(process_share, rank=self.accelerator.process_index, world=self.accelerator.num_processes),
         )
 
     def expert(self, task: str) -> OneHead | None:
