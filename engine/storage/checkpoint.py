@@ -158,6 +158,13 @@ def load_weights(model: OneHead, path: str | Path) -> list[str]:
             f"{path} holds another model: {len(odd)} of {len(own)} weights do not fit, such as {odd[0]}; "
             "choose another --init, or the --model settings it was made with"
         )
+    for name in ("exclusive", "heads", "points"):  # of equal shapes, and another meaning
+        own_value, their_value = getattr(model.config, name), getattr(theirs.config, name)
+        if own_value != their_value:
+            raise UserError(
+                f"{path} has model.{name} {their_value}, not {own_value}: choose another --init, or set "
+                f"--model.{name} {str(their_value).lower()}"
+            )
     model.load_state_dict({k: found[k] for k in shared}, strict=False)
     same = [task for task in model.classes if model.classes[task] == theirs.classes[task]]
     return model.head.adopt_rows(theirs.head, same)

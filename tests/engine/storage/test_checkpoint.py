@@ -242,6 +242,24 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, model: OneHead) ->
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"exclusive": True}, "model.exclusive True, not False: choose another --init, or set --model.exclusive true"),
+        ({"heads": 4, "points": 2}, "model.heads 4, not 2: choose another --init, or set --model.heads 4"),
+    ],
+)
+def test_weights_of_equal_shapes_and_another_meaning_are_refused(
+    changes: dict[str, Any], sentence: str, tmp_path: Path, model: OneHead
+) -> None:
+    target, other = tmp_path / "other.pt", OneHead(replace(SHAPE, **changes), CLASSES, input_size=64)
+    assert [v.shape for v in other.state_dict().values()] == [v.shape for v in model.state_dict().values()]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    save(target, model_content(other))
+    assert refusal(load_weights, model, target) == f"{target} has {sentence}"
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_previous_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     before = path.read_bytes()
