@@ -140,7 +140,7 @@ class QueryHead(nn.Module):
         """
         if self.exclusive:
             chance = F.logsigmoid(conf.float()) + classes.float().log_softmax(-1)
-            return {"pred_conf": conf[..., 0], "pred_logits": chance - (-chance.exp()).log1p()}
+            return {"pred_conf": conf[..., 0], "pred_logits": chance - (-chance.expm1()).log()}
         logits = conf + classes
         surest = logits.amax(-1) if logits.shape[-1] else conf[..., 0]  # no detection set, no class
         return {"pred_conf": surest, "pred_logits": logits}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -91,6 +92,23 @@ def test_exclusive_classes_share_out_one_confidence() -> None:
     torch.testing.assert_close(found["pred_logits"].sigmoid(), expected)
     assert torch.equal(found["pred_conf"], conf[:, 0])
     assert found["pred_logits"].isfinite().all()
+
+
+def test_a_very_sure_exclusive_logit_is_finite_and_so_is_its_gradient() -> None:
+    head = tiny(exclusive=True).head
+    conf = torch.tensor([[20.0]], requires_grad=True)
+    # One class has all the confidence: its logit is conf. Of three alike each has a third: log((1/3) / (2/3)).
+    alone, alike = (head.object_logits(conf, torch.zeros(1, n))["pred_logits"] for n in (1, 3))
+    assert alone.item() == pytest.approx(20.0, abs=1e-4)
+    assert alike.flatten().tolist() == pytest.approx([-math.log(2)] * 3, abs=1e-6)
+    alone.sum().backward()
+    assert conf.grad.item() == pytest.approx(1.0, abs=1e-4)
+    classes = torch.tensor([[25.0, 0.0, -3.0]], requires_grad=True)
+    found = head.object_logits(conf, classes)["pred_logits"]
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert conf.grad.isfinite().all()
+    assert classes.grad.isfinite().all()
 
 
 # --- one forward pass gives everything ---
