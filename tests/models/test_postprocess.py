@@ -65,14 +65,21 @@ def test_confidences_of_one_query_do_not_depend_on_its_number() -> None:
         torch.testing.assert_close(a[k], b[k], atol=2e-7, rtol=0)
 
 
-def test_equally_sure_queries_do_not_give_way_to_each_other_wherever_they_stand() -> None:
+def test_of_equally_sure_queries_the_first_counts_wherever_they_stand() -> None:
     # 13 is no multiple of a vector's length: some sigmoids are computed by vector code, others by its remainder.
     logits = torch.full((1, 13, 1), 0.7123)
     boxes = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, 13, 4)
-    assert not overlap_with_surer(logits, to_xyxy(boxes)).any()
+    assert overlap_with_surer(logits, to_xyxy(boxes)).flatten().tolist() == pytest.approx([0.0] + 12 * [1.0])
     (found,) = detections({"pred_logits": logits, "pred_boxes": boxes})
-    expected = torch.full((13,), 1 / (1 + math.exp(-0.7123)))
+    expected = torch.full((13,), 0.01 / (1 + math.exp(-0.7123)))
+    expected[0] *= 100
     torch.testing.assert_close(found["scores"], expected, atol=2e-7, rtol=0)
+
+
+def test_equally_sure_queries_apart_from_each_other_both_count() -> None:
+    boxes = torch.tensor([[[0.2, 0.2, 0.1, 0.1], [0.7, 0.7, 0.1, 0.1]]])
+    (found,) = detections({"pred_logits": torch.zeros(1, 2, 1), "pred_boxes": boxes})
+    assert found["scores"].tolist() == [0.5, 0.5]
 
 
 def test_boxes_are_cut_off_at_the_edge() -> None:
