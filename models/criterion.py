@@ -186,7 +186,8 @@ class Criterion:
 def varifocal(logits: Tensor, quality: Tensor, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
     """IoU-aware focal loss, element by element: `quality` is the target, 0 for nothing.
 
-    Source: VarifocalNet, arXiv 2008.13367, equation 2.
+    Source: VarifocalNet, arXiv 2008.13367, equation 2, but for one thing: the weight of what is nothing, alpha p^gamma,
+    is a constant here, through which no gradient flows.
     """
     weight = torch.where(quality > 0, quality, alpha * logits.detach().sigmoid() ** gamma)
     return F.binary_cross_entropy_with_logits(logits, quality, weight, reduction="none")

@@ -29,6 +29,14 @@ def test_varifocal_by_hand() -> None:
     assert varifocal(logits, quality).tolist() == pytest.approx(expected)
 
 
+def test_the_gradient_of_varifocal_leaves_its_weight_out() -> None:
+    logits = torch.tensor([0.0, math.log(3), 0.0, math.log(3)], requires_grad=True)
+    varifocal(logits, torch.tensor([0.0, 0.0, 0.8, 0.8])).sum().backward()
+    # Weight times p - q. Of nothing, equation 2 would add the weight's own gradient, 2 x 0.75 p^2 (1 - p) x -ln(1 - p).
+    expected = [0.75 * 0.5**2 * 0.5, 0.75 * 0.75**2 * 0.75, 0.8 * (0.5 - 0.8), 0.8 * (0.75 - 0.8)]
+    assert logits.grad.tolist() == pytest.approx(expected)
+
+
 def test_varifocal_is_least_where_confidence_equals_quality() -> None:
     logits = torch.linspace(-3, 3, 601)
     loss = varifocal(logits, torch.full_like(logits, 0.7))
