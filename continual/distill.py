@@ -32,7 +32,8 @@ class Distill(TeacherRemedy):
             return {}
         terms = {"seg": self.masks, "det": self.objects, "cls": self.classes}
         teacher = step.teacher_outputs
-        losses = {f"distill_{task}": self.weight * terms[task](outputs, teacher) for task in self.stage.old}
+        old = self.stage.old if self.weight else ()
+        losses = {f"distill_{task}": self.weight * terms[task](outputs, teacher) for task in old}
         if self.features:
             losses["distill_features"] = self.features * feature_distance(outputs["maps"], teacher["maps"])
         return losses

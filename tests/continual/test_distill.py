@@ -275,3 +275,7 @@ def test_steps_against_the_penalty_bring_the_student_back(start: OneHead) -> Non
         optimizer.step()
         values.append(loss.item())
     assert values[-1] < 0.5 * values[0]
+
+
+def test_features_alone_compare_no_outputs(start: OneHead) -> None:
+    assert set(penalty(in_stage(start, weight=0.0, features=1.0), student_of(start, 0.1))) == {"distill_features"}
