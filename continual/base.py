@@ -19,6 +19,9 @@ from models.onehead import OneHead
 from models.pretrained_backbone import PretrainedBackbone
 from models.targets import Targets
 
+TASK_SPECIFIC = ("head.class_queries", "head.projection.weight", "head.projection.bias")
+"""Parameters of which parts belong to single tasks."""
+
 Losses = dict[str, Tensor]
 Examples = Sequence[tuple[Tensor, Targets]]
 
@@ -139,7 +142,3 @@ def own_weights(model: OneHead, tasks: Sequence[str]) -> dict[str, Tensor]:
     if "seg" in tasks:
         masks["head.class_queries"][:] = True
     return masks
-
-
-TASK_SPECIFIC = ("head.class_queries", "head.projection.weight", "head.projection.bias")
-"""Parameters of which parts belong to single tasks."""

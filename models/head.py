@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from models.attention import DecoderLayer, box_encoding
 from models.boxes import constant, grid_references, refine
-from models.locations import CELLS_PER_REFERENCE, nearest_locations, peaks_first
+from models.locations import CELLS_PER_REFERENCE, nearest_locations, peak_scores
 from models.sampling import GridMaps, RowTable
 
 CONF_PRIOR = -4.6
@@ -168,13 +168,13 @@ class QueryHead(nn.Module):
         encoding = box_encoding(boxes[finest:], locations.shape[-1])
         return Memory(locations, boxes, locations[:, finest:], encoding, self.sampled(maps, locations))
 
-    def select(self, dense: Outputs, rank_BP: Tensor) -> Queries:
-        """The first locations of a ranking become the object queries (RT-DETR, arXiv 2304.08069, 4.3)."""
-        index = rank_BP.topk(self.num_queries, dim=1).indices
+    def select(self, dense: Outputs, score_BP: Tensor) -> Queries:
+        """The locations of the highest scores become the object queries (RT-DETR, arXiv 2304.08069, 4.3)."""
+        index = score_BP.topk(self.num_queries, dim=1).indices
         return Queries(index, pick(dense["pred_boxes"], index).detach())
 
     def extra_queries(
-        self, dense: Outputs, rank_BP: Tensor, sizes: list[tuple[int, int]], groups: int, denoise: Tensor | None
+        self, dense: Outputs, score_BP: Tensor, sizes: list[tuple[int, int]], groups: int, denoise: Tensor | None
     ) -> Queries | None:
         """Training-only queries: `groups` runs that share out a wider selection, then the denoising boxes.
 
@@ -184,7 +184,7 @@ class QueryHead(nn.Module):
         """
         index, boxes, n = [], [], self.num_queries
         if groups:
-            ranked = rank_BP.topk(min(groups * n, rank_BP.shape[1]), dim=1).indices
+            ranked = score_BP.topk(min(groups * n, score_BP.shape[1]), dim=1).indices
             rank = torch.arange(groups * n, device=ranked.device) % ranked.shape[1]
             rank = rearrange(rank, "(n g) -> (g n)", g=groups)
             index.append(ranked[:, rank])
@@ -219,8 +219,8 @@ class QueryHead(nn.Module):
         """
         memory = self.build_memory(maps)
         dense = {**self.read_objects(memory.locations_BPD, memory.boxes_P4), "references": memory.boxes_P4}
-        rank = peaks_first(dense["pred_conf"], maps)
-        queries = queries or self.select(dense, rank)
+        scores = peak_scores(dense["pred_conf"], maps)
+        queries = queries or self.select(dense, scores)
         pooled = memory.tokens_BMD.mean(1)
         class_tokens = self.class_tokens(maps[0])
         masks = self.read_masks(class_tokens, pooled, maps[0])
@@ -229,7 +229,7 @@ class QueryHead(nn.Module):
         outputs = [self.read(x, found, maps[0]) for x, found in self.decode(tokens, 1, queries, memory)]
         aux = [start, *outputs[:-1]]
         result = {**outputs[-1], "aux_outputs": aux, "dense": dense, "queries": queries, "maps": maps}
-        extra = self.extra_queries(dense, rank, [(m.shape[-2], m.shape[-1]) for m in maps], groups, denoise)
+        extra = self.extra_queries(dense, scores, [(m.shape[-2], m.shape[-1]) for m in maps], groups, denoise)
         if extra is not None:
             objects = pick(memory.locations_BPD, extra.index)
             result["extra_outputs"] = [found for _, found in self.decode(objects, 0, extra, memory)]
@@ -239,7 +239,7 @@ class QueryHead(nn.Module):
         """The last layer's outputs of `forward` alone, for use: earlier ones and most locations are never read."""
         memory = self.build_memory(maps)
         conf = self.object_logits(*self.project(memory.locations_BPD, "conf", "det"))["pred_conf"]
-        index = peaks_first(conf, maps).topk(self.num_queries, dim=1).indices
+        index = peak_scores(conf, maps).topk(self.num_queries, dim=1).indices
         (delta,) = self.project(pick(memory.locations_BPD, index), "box")
         queries = Queries(index, refine(delta.float(), memory.boxes_P4[index]))
         tokens = self.tokens(memory.tokens_BMD.mean(1), queries, self.class_tokens(maps[0]), memory)

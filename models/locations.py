@@ -19,8 +19,8 @@ CELLS_PER_REFERENCE = 2.0
 
 
 @torch.no_grad()
-def peaks_first(conf_BP: Tensor, maps: list[Tensor]) -> Tensor:
-    """Order of locations (B, P): by confidence, but locations with a surer neighbour on their level after all others.
+def peak_scores(conf_BP: Tensor, maps: list[Tensor]) -> Tensor:
+    """Scores (B, P) that locations are chosen by: confidence, but lower than all others beside a surer neighbour.
 
     Without it a few large objects, each with many sure locations, take up all queries. Source: peaks of CenterNet's
     heatmap, arXiv 1904.07850, section 4.

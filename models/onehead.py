@@ -67,13 +67,13 @@ class OneHead(nn.Module):
         channels = self.backbone.channels
         self.neck = FPN(channels, config.dim)
         self.head = QueryHead(
-            config.dim,
-            config.heads,
-            config.hidden,
-            config.layers,
-            config.points,
-            config.queries,
-            len(channels),
+            dim=config.dim,
+            heads=config.heads,
+            hidden=config.hidden,
+            layers=config.layers,
+            points=config.points,
+            queries=config.queries,
+            levels=len(channels),
             num_det=len(self.classes["det"]),
             num_seg=len(self.classes["seg"]),
             num_cls=len(self.classes["cls"]),

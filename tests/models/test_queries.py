@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.boxes import grid_references
 from models.denoising import denoising_boxes
 from models.head import Queries, pick
-from models.locations import CELLS_PER_REFERENCE, nearest_locations, peaks_first
+from models.locations import CELLS_PER_REFERENCE, nearest_locations, peak_scores
 from models.onehead import OneHead
 from tests.models.builders import boxes_in_view, images, random_targets, tensors, tiny
 
@@ -38,9 +38,9 @@ def deployed_loss(outputs: dict[str, Any]) -> Tensor:
 def test_selection_is_the_most_confident_peaks_with_their_boxes(model: OneHead) -> None:
     outputs = model(images(2))
     dense, queries = outputs["dense"], outputs["queries"]
-    rank = peaks_first(dense["pred_conf"], outputs["maps"])
+    scores = peak_scores(dense["pred_conf"], outputs["maps"])
     for b in range(2):
-        best = rank[b].argsort(descending=True)[: model.config.queries]
+        best = scores[b].argsort(descending=True)[: model.config.queries]
         assert set(queries.index[b].tolist()) == set(best.tolist())
         assert int(dense["pred_conf"][b].argmax()) in best
         assert torch.equal(queries.boxes[b], dense["pred_boxes"][b][queries.index[b]])
@@ -185,13 +185,13 @@ def test_group_queries_share_out_a_wider_selection(model: OneHead) -> None:
     maps = model.features(images(2))
     memory = model.head.build_memory(maps)
     dense = model.head.read_objects(memory.locations_BPD, memory.boxes_P4)
-    rank = peaks_first(dense["pred_conf"], maps)
-    queries = model.head.extra_queries(dense, rank, [], 2, None)
+    scores = peak_scores(dense["pred_conf"], maps)
+    queries = model.head.extra_queries(dense, scores, [], 2, None)
     assert queries is not None
     assert queries.groups == 2
     assert queries.index.shape == (2, 24)
     for b in range(2):
-        order = rank[b].argsort(descending=True)[:24].tolist()
+        order = scores[b].argsort(descending=True)[:24].tolist()
         # Taken in turns, so that both runs are equally good.
         assert queries.index[b].tolist() == order[0::2] + order[1::2]
 
@@ -199,7 +199,7 @@ def test_group_queries_share_out_a_wider_selection(model: OneHead) -> None:
 def test_queries_go_to_peaks_first_so_that_one_large_object_cannot_take_them_all() -> None:
     maps = [torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2)]
     conf = torch.tensor([[4.0, 3.9, 0, 0, 3.8, 3.7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1.0, 2.0, 0.5, 0.4, 0.3]])
-    order = peaks_first(conf, maps)[0].argsort(descending=True, stable=True).tolist()
+    order = peak_scores(conf, maps)[0].argsort(descending=True, stable=True).tolist()
     assert order[:3] == [0, 16, 15]  # the corner's peak, the coarse level's, the lone far one
     neighbours = order[order.index(1) :]
     assert neighbours[:3] == [1, 4, 5]  # of the first peak, behind every peak however unsure

@@ -14,7 +14,7 @@ from engine.evaluation.average_precision import Detections, DetectionTally
 from engine.storage.errors import UserError
 from engine.train import main as train
 from models.criterion import LossConfig
-from models.locations import peaks_first
+from models.locations import peak_scores
 from models.onehead import ModelConfig
 from models.postprocess import detections
 from scripts.baselines import HEADS, Conventional, main
@@ -96,7 +96,7 @@ def test_readings_follow_the_network_from_the_maps_to_the_last_layer() -> None:
     assert found["places + NMS"] is outputs["dense"]
     assert found["layer 3"] is outputs
     dense = outputs["dense"]["pred_conf"]
-    best = peaks_first(dense, outputs["maps"]).topk(model.config.queries).indices
+    best = peak_scores(dense, outputs["maps"]).topk(model.config.queries).indices
     assert torch.equal(found["selected"]["pred_conf"], dense.gather(1, best))
 
 
