@@ -46,12 +46,9 @@ def remedies(config: ContinualConfig) -> dict[str, Remedy]:
 def check(config: ContinualConfig) -> None:
     """Refuse remedies that would do nothing, or something else than their name says. Raises ValueError."""
     c = config
-    experts = [task for task in ("seg", "det", "cls") if getattr(c, f"expert_{task}")]
     teachers = "set continual.expert, distill or lwf, which teach on them"
-    if c.expert and not experts:
+    if c.expert and not (c.expert_seg or c.expert_det or c.expert_cls):
         raise ValueError(f"continual.expert is {c.expert}: name a checkpoint as continual.expert_seg, _det or _cls")
-    if experts and not c.expert:
-        raise ValueError(f"continual.expert_{experts[0]} names a checkpoint: set continual.expert, its weight, too")
     if c.photographs and not (c.expert or c.distills):
         raise ValueError(f"continual.photographs is {c.photographs}: {teachers}")
     if c.compose and not (c.expert or c.distills):

@@ -185,10 +185,6 @@ def test_images_are_added_behind_the_others_in_channels_last_order() -> None:
             ContinualConfig(expert=1.0),
             "continual.expert is 1.0: name a checkpoint as",
         ),
-        (
-            ContinualConfig(expert_det="w.pt"),
-            "continual.expert_det names a checkpoint: set continual.expert",
-        ),
         (replace(NONE, compose=0.25, recall=1.0), "continual.compose is 0.25: set continual.expert, distill or lwf"),
         (ContinualConfig(ewc=1.0, freeze_statistics="last"), "continual.freeze_statistics to never, later or always"),
     ],
