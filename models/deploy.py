@@ -12,8 +12,8 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from models.absorption import DISORDER, fit, same_maps
 from models.head import Outputs
-from models.norms import DISORDER, fit, same_maps
 from models.onehead import OneHead
 from models.postprocess import best_pairs, class_masks
 from models.sampling import RowTable

@@ -36,8 +36,8 @@ from engine.training.examples import AugmentedImages, ExampleImages, PhotographV
 from engine.training.sets import read_sets, warn_of_seen
 from engine.training.start import pretrained_backbone
 from engine.training.summary import JOINT, drops, last_seconds
+from models.absorption import absorb_statistics
 from models.criterion import Criterion
-from models.norms import absorb_statistics
 from models.onehead import OneHead
 from models.pretrained_backbone import PretrainedBackbone
 from models.targets import Targets

@@ -29,9 +29,10 @@ from engine.training.distributed import synchronise
 from engine.training.rates import parameter_groups, rate, shared_rate
 from engine.training.run import Run
 from engine.training.summary import headline, rounded
+from models.absorption import absorb_statistics
 from models.criterion import Criterion
 from models.denoising import denoising_boxes
-from models.norms import absorb_statistics, freeze_statistics
+from models.norms import freeze_statistics
 from models.onehead import OneHead
 
 

@@ -23,7 +23,7 @@ class Backbone(Protocol):
 
     One whose weights know images on another scale than ImageNet's mean and deviation has them as `mean_std`. Layers are
     listed in the order that they run in, a batch norm right behind its convolution, and one convolution alone reads the
-    image; else norms are neither folded (models.deploy) nor absorbed (models.norms), and a note says so.
+    image; else norms are neither folded (models.deploy) nor absorbed (models.absorption), and a note says so.
     """
 
     channels: tuple[int, int, int]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.absorption import absorb, absorb_statistics, same_maps
 from models.backbones import BACKBONES
 from models.deploy import fused
-from models.norms import absorb, absorb_statistics, same_maps
 from models.onehead import OneHead
 from tests.models.builders import images, tiny
 

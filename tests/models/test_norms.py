@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.absorption import absorb, absorb_statistics, normed_convolutions
 from models.backbones import BACKBONES
-from models.norms import LoneBatchNorm2d, absorb, absorb_statistics, freeze_statistics, normed_convolutions
+from models.norms import LoneBatchNorm2d, freeze_statistics
 from models.onehead import ModelConfig, OneHead
 
 
