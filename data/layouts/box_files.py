@@ -80,10 +80,7 @@ def _found(tree: Tree, split: str, folders: FolderPair, kind: Kind, reasons: lis
         reasons.append(odd)
         return None
     images = [folder.path / name for folder, _ in chosen for name in folder.images]
-    of_files, of_images = (
-        _listed(tree, [files for _, files in chosen]),
-        _listed(tree, [some for some, _ in chosen]),
-    )
+    of_images, of_files = map(tree.listing, zip(*chosen))
     layout = f"{_WHAT[kind]} in {of_files}, images in {of_images}"
     if split != ALL and min(ranks) == 2:
         listed = _list_of(tree, common([folder.names for each in chosen for folder in each]), split, images)
@@ -100,7 +97,7 @@ def _found(tree: Tree, split: str, folders: FolderPair, kind: Kind, reasons: lis
         notes += (f"{len(bare)} images without a text file (no objects): {listing(path.name for path in bare)}",)
     unused = [other for other in others if other not in chosen]
     if unused:
-        notes += (other_set(f"{_WHAT[kind]} in {_listed(tree, [files for _, files in unused])}"),)
+        notes += (other_set(f"{_WHAT[kind]} in {tree.listing(files for _, files in unused)}"),)
     wanted, files = set(images), folders[1].path
     pairs = [pair for pair in pairs if pair[0] in wanted]
     return Found("det", split, layout, files, tuple(images), files, pairs=tuple(pairs), notes=notes)
@@ -113,7 +110,3 @@ def _list_of(tree: Tree, top: tuple[str, ...], split: str, images: Sequence[Path
         for listed in split_lists(tree, top[:depth], split, stems, "main"):
             return listed
     return None
-
-
-def _listed(tree: Tree, folders: Sequence[Folder]) -> str:
-    return listing(f"{tree.relative(folder.path)}/" for folder in folders)

@@ -15,7 +15,6 @@ from data.layouts.tree import (
     Folder,
     Found,
     Tree,
-    listing,
     other_set,
     split_note,
     split_of,
@@ -182,6 +181,5 @@ def _listed_folders(
 
 def _found_det(tree: Tree, split: str, path: Path, document: dict[str, Any], folders: list[Folder]) -> Found:
     images = tuple(folder.path / name for folder in folders for name in folder.images)
-    where = listing(f"{tree.relative(folder.path)}/" for folder in folders)
-    layout = f"COCO JSON {tree.relative(path)}, images in {where}"
+    layout = f"COCO JSON {tree.relative(path)}, images in {tree.listing(folders)}"
     return Found("det", split, layout, path.parent, images, path, document, notes=split_note(split))

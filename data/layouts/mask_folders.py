@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -11,10 +10,11 @@ from data.images import JPEG_SUFFIXES, MASK_SUFFIXES, looks_like_mask
 from data.layouts.alike import alike, common, parts
 from data.layouts.tree import (
     ALL,
+    DRAWN_WORDS,
     Folder,
     Found,
     Tree,
-    listing,
+    counted,
     other_set,
     role_of,
     split_note,
@@ -30,7 +30,6 @@ _MAX_NEAR = 500
 """Folders around masks that are looked through for their images."""
 _MAX_OTHERS = 10
 """Candidates looked into for a second set, which is only mentioned."""
-_DRAWN = frozenset({"vis", "color", "colour", "overlay", "preview"})
 # SegmentationObject and COCO's panoptic masks number the objects: they look like masks of classes and are none.
 _OBJECTS = frozenset({"object", "objects", "instance", "instances", "panoptic"})
 _CLASSES = frozenset({"stuff", "sem", "semseg", "semantic"})
@@ -108,7 +107,7 @@ def _candidates(tree: Tree, split: str) -> list[tuple[int, Folder]]:
         fits, rank = split_rank(folder.names, split), tree.task_rank(folder.names, "seg")
         name_words = set(words(folder.names[-1])) if folder.names else set()
         if rank < 3 and (not name_words & _OBJECTS or name_words & _CLASSES):
-            by_name = (bool(name_words & _DRAWN), role_of(folder.names) != "mask", len(folder.names), folder.names)
+            by_name = (bool(name_words & DRAWN_WORDS), role_of(folder.names) != "mask", len(folder.names), folder.names)
             ranked.append(((fits, rank), by_name, folder))
     return [(ranks[0], folder) for ranks, _, folder in sorted(ranked, key=lambda entry: entry[:2])]
 
@@ -167,7 +166,7 @@ def _found_seg(tree: Tree, split: str, folders: _FolderPair) -> Found | None:
     chosen = _together(tree, folders, split)
     top = common([folder.names for each in chosen for folder in (each.images, each.masks)])
     of_images, of_masks = ([getattr(p, kind) for p in chosen] for kind in ("images", "masks"))
-    layout = f"images in {_listed(tree, of_images)}, masks in {_listed(tree, of_masks)}"
+    layout = f"images in {tree.listing(of_images)}, masks in {tree.listing(of_masks)}"
     stems = {stem for each in chosen for stem in each.pairs}
     # A folder shared by all splits shows nothing about this one: what has no partner belongs elsewhere.
     unpaired = [n for each in chosen for n in each.lonely_images] if image_rank == min(image_rank, mask_rank) else []
@@ -178,10 +177,10 @@ def _found_seg(tree: Tree, split: str, folders: _FolderPair) -> Found | None:
         path, wanted = listed
         layout += f", listed in {tree.relative(path)}"
         stems, unpaired = stems & wanted, sorted(wanted - stems)
-    notes = (*split_note(split), *_lonely("images without mask (not used)", unpaired))
+    notes = (*split_note(split), *counted("images without mask (not used)", unpaired))
     if mask_rank < 2 or split == ALL:
         alone = [name for each in chosen for name in each.lonely_masks]
-        notes += _lonely("masks without image (not used)", alone)
+        notes += counted("masks without image (not used)", alone)
     found = tuple(
         (each.images.path / image, each.masks.path / mask)
         for each in chosen
@@ -225,11 +224,3 @@ def _together(tree: Tree, folders: _FolderPair, split: str) -> list[_FolderPair]
                 pairs[masks.names] = some
                 others.append((images, masks))
     return [_FolderPair(images, masks, pairs[masks.names]) for images, masks in parts(tree, first, others)]
-
-
-def _listed(tree: Tree, folders: Sequence[Folder]) -> str:
-    return listing(f"{tree.relative(folder.path)}/" for folder in folders)
-
-
-def _lonely(what: str, names: Sequence[str]) -> tuple[str, ...]:
-    return (f"{len(names)} {what}: {listing(names)}",) if names else ()
