@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from data.errors import DataError, OtherDocument
+from data.layouts.alike import common
 from data.layouts.coco import load_document
-from data.layouts.file_names import FileIndex
+from data.layouts.file_names import FileIndex, common_tail
+from data.layouts.near import doubt, ties
 from data.layouts.tree import (
     ALL,
     Folder,
@@ -30,6 +33,10 @@ _MAX_OTHERS, _OTHER_BYTES = 5, 20_000_000
 
 _LIKELY = frozenset({"instances", "annotations", "annotation", "labels", "bbox"})
 _UNLIKELY = frozenset({"captions", "keypoints", "panoptic", "stuff", "info", "results", "predictions"})
+
+_Place = tuple[bool, int, bool, int]
+"""How unlikely a folder holds the images of a JSON: what its name says, files of other endings only, how far it is."""
+_SURE = (False, 1, False)
 
 
 class Documents:
@@ -78,10 +85,9 @@ def find_det(tree: Tree, split: str, documents: Documents) -> Found | None:
             broken.append(error)
         if near is None:
             continue
-        document, share, folders = near
-        found = _found_det(tree, split, path, document, folders)
+        found, share = near
         # Person keypoints come with boxes too, of one class.
-        share *= 0.5 if any("keypoints" in annotation for annotation in document["annotations"][:1]) else 1.0
+        share *= 0.5 if any("keypoints" in annotation for annotation in found.document["annotations"][:1]) else 1.0
         if share > 0.5:
             return _with_others(tree, split, rank, found, candidates[position + 1 :], documents)
         if best is None or share > best[0]:
@@ -104,10 +110,8 @@ def _with_others(
             continue
         tried += 1
         near = _nearest(tree, folder, path, split, rank, documents)
-        if near is not None:
-            other = _found_det(tree, split, path, near[0], near[2])
-            if set(other.images).isdisjoint(found.images):
-                return replace(found, notes=(*found.notes, other_set(other.layout)))
+        if near is not None and set(near[0].images).isdisjoint(found.images):
+            return replace(found, notes=(*found.notes, other_set(near[0].layout)))
     return found
 
 
@@ -119,22 +123,52 @@ def _has_own_images(tree: Tree, names: tuple[str, ...]) -> bool:
 
 def _nearest(
     tree: Tree, folder: Folder, path: Path, split: str, rank: int, documents: Documents
-) -> tuple[dict[str, Any], float, list[Folder]] | None:
-    """Look for the images of a JSON in its own folder, then in the one above, up to the root."""
+) -> tuple[Found, float] | None:
+    """Look for the images of a JSON in its own folder, then in the one above, up to the root.
+
+    Folders of masks, of drawings or of another task, and files with other endings, serve where there is nothing else.
+    Returns the set, and which share of the images there the JSON lists.
+    """
     seen: Folder | None = None
+    document: dict[str, Any] | None = None
     for depth in range(len(folder.names), -1, -1):
         images = _image_folders(tree, folder.names[:depth], split, rank)
         document = documents.get(path) if images else None
-        matched = _listed_folders(images, document, documents) if document is not None else None
-        if document is not None and matched is not None:
-            return document, *matched
+        places = _places(tree, folder, images, document, documents) if document is not None else {}
+        best = min(places.values(), default=None)
+        if document is not None and best is not None and (best[:3] == _SURE or depth == 0):
+            near = [other for other in images if places.get(other) == best]
+            share, chosen = _listed_folders(near, document, documents)
+            found = _found_det(tree, split, path, document, chosen)
+            likely = {_likely(tree, split, other) for other in chosen}
+            tied = [other for other in near if other not in chosen and _likely(tree, split, other) in likely]
+            return replace(found, notes=(*found.notes, *ties(tree, tied))), share
         seen = seen or (images[0] if images else None)
-    document = documents.get(path) if seen else None
     if document is not None and seen is not None:
         listed = next((str(entry["file_name"]) for entry in document["images"]), "no image")
         where = tree.relative(seen.path)
         documents.unmatched[path] = f"{path} lists {listed}, but {where}/ holds {seen.images[0]}"
     return None
+
+
+def _places(
+    tree: Tree, beside: Folder, folders: list[Folder], document: dict[str, Any], documents: Documents
+) -> dict[Folder, _Place]:
+    """Return the folders that hold images of a document in `beside`, and how unlikely they are meant.
+
+    A folder whose whole path the document lists is meant, whatever it is called.
+    """
+    index, by_path = documents.index(folders), {folder.path: folder for folder in folders}
+    depths = {folder.path: len(common([folder.names, beside.names])) for folder in folders}
+    doubts = {folder.path: doubt(tree, folder.names, beside, "det") for folder in folders}
+    places: dict[Folder, _Place] = {}
+    for path, form, other_ending in chain.from_iterable(index.options(e["file_name"]) for e in document["images"]):
+        folder, depth = by_path[path.parent], depths[path.parent]
+        is_listed = 0 < len(folder.names) - depth <= common_tail(path, form)
+        drawn, rank = _SURE[:2] if is_listed else doubts[folder.path]
+        place = (drawn, rank, other_ending, -depth)
+        places[folder] = min(place, places.get(folder, place))
+    return places
 
 
 def _json_files(tree: Tree, split: str) -> list[tuple[Folder, str]]:
@@ -153,16 +187,20 @@ def _json_files(tree: Tree, split: str) -> list[tuple[Folder, str]]:
 def _image_folders(tree: Tree, top: tuple[str, ...], split: str, annotation_rank: int) -> list[Folder]:
     """Return the image folders of one split below `top`; shared ones only if the JSON names the split."""
     shared = annotation_rank < 2 or (split == ALL and annotation_rank == 2)
-    folders = [folder for folder in tree.below(top) if folder.images]
-    ranks = {folder.names: split_rank(folder.names, split) for folder in folders}
-    fitting = [folder for folder in folders if ranks[folder.names] < (3 if shared else 2)]
-    return sorted(fitting, key=lambda f: (ranks[f.names], unlikely_photos(f.names), len(f.names), f.names))
+    likely = {folder: _likely(tree, split, folder) for folder in tree.below(top) if folder.images}
+    fitting = [folder for folder, (fits, *_) in likely.items() if fits < (3 if shared else 2)]
+    return sorted(fitting, key=lambda folder: (likely[folder], len(folder.names), folder.names))
+
+
+def _likely(tree: Tree, split: str, folder: Folder) -> tuple[int, int, int]:
+    """Return how a folder of images fits split, photographs and task; smaller is better."""
+    return split_rank(folder.names, split), unlikely_photos(folder.names), tree.task_rank(folder.names, "det")
 
 
 def _listed_folders(
     folders: list[Folder], document: dict[str, Any], documents: Documents
-) -> tuple[float, list[Folder]] | None:
-    """Return the folders that hold images of the document, and which share of the files there it lists.
+) -> tuple[float, list[Folder]]:
+    """Return which of the folders hold images of the document, and which share of the files there it lists.
 
     Where a name fits files in several folders, the folder that more names fit holds it.
     """
@@ -176,7 +214,7 @@ def _listed_folders(
     twice = {path for name, count in listed.items() if count > 1 for path in index.find(name)}
     parents = {path.parent for path in listed_files | twice}
     chosen = [folder for folder in folders if folder.path in parents]
-    return (len(listed_files) / sum(len(folder.images) for folder in chosen), chosen) if chosen else None
+    return len(listed_files) / sum(len(folder.images) for folder in chosen), chosen
 
 
 def _found_det(tree: Tree, split: str, path: Path, document: dict[str, Any], folders: list[Folder]) -> Found:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from data.images import JPEG_SUFFIXES, MASK_SUFFIXES, looks_like_mask
 from data.layouts.alike import alike, common, parts
+from data.layouts.near import images_near, ties
 from data.layouts.tree import (
     ALL,
     DRAWN_WORDS,
@@ -19,7 +20,6 @@ from data.layouts.tree import (
     role_of,
     split_note,
     split_rank,
-    unlikely_photos,
     words,
 )
 from data.layouts.voc import masks_in_one_folder, pair_by_rest, pair_in_one_folder, pair_names, split_lists
@@ -38,11 +38,15 @@ _CLASSES = frozenset({"stuff", "sem", "semseg", "semantic"})
 
 @dataclass(frozen=True)
 class _FolderPair:
-    """A folder of images, the folder of their masks (maybe the same), and the pairs: stem -> (image, mask)."""
+    """A folder of images, the folder of their masks (maybe the same), and the pairs: stem -> (image, mask).
+
+    others: folders that may hold the images just as well.
+    """
 
     images: Folder
     masks: Folder
     pairs: dict[str, tuple[str, str]]
+    others: tuple[Folder, ...] = ()
 
     @property
     def lonely_images(self) -> list[str]:
@@ -137,24 +141,15 @@ def _pairs(images: Folder, masks: Folder) -> dict[str, tuple[str, str]]:
 
 
 def _images_of(tree: Tree, masks: Folder, split: str) -> _FolderPair | None:
-    """Return the nearest folder whose images share names with the masks, the one that shares most."""
+    """Return the masks with the folder near them whose images have their names."""
     separate = role_of(masks.names) != "image"
-    seen: set[tuple[str, ...]] = set()
-    for depth in range(len(masks.names), -1, -1):
-        options = []
-        for folder in islice(tree.below(masks.names[:depth]), _MAX_NEAR):
-            if folder.names in seen or not folder.images:
-                continue
-            seen.add(folder.names)
-            fits = split_rank(folder.names, split)
-            if fits < 3 and (folder is masks or (separate and role_of(folder.names) != "mask")):
-                pairs = _pairs(folder, masks)
-                if pairs:
-                    likely = (-len(pairs), fits, unlikely_photos(folder.names), folder.names)
-                    options.append((*likely, _FolderPair(folder, masks, pairs)))
-        if options:
-            return min(options, key=lambda option: option[:4])[-1]
-    return None
+
+    def shares(folder: Folder) -> dict[str, tuple[str, str]]:
+        may_hold = folder is masks or (separate and role_of(folder.names) != "mask")
+        return _pairs(folder, masks) if may_hold else {}
+
+    folders = images_near(tree, masks, split, "seg", shares, _MAX_NEAR)
+    return _FolderPair(folders[0], masks, _pairs(folders[0], masks), tuple(folders[1:])) if folders else None
 
 
 def _found_seg(tree: Tree, split: str, folders: _FolderPair) -> Found | None:
@@ -177,7 +172,7 @@ def _found_seg(tree: Tree, split: str, folders: _FolderPair) -> Found | None:
         path, wanted = listed
         layout += f", listed in {tree.relative(path)}"
         stems, unpaired = stems & wanted, sorted(wanted - stems)
-    notes = (*split_note(split), *counted("images without mask (not used)", unpaired))
+    notes = (*split_note(split), *ties(tree, folders.others), *counted("images without mask (not used)", unpaired))
     if mask_rank < 2 or split == ALL:
         alone = [name for each in chosen for name in each.lonely_masks]
         notes += counted("masks without image (not used)", alone)
@@ -217,7 +212,7 @@ def _together(tree: Tree, folders: _FolderPair, split: str) -> list[_FolderPair]
     ranks = [split_rank(folder.names, split) for folder in first]
     pairs = {folders.masks.names: folders.pairs}
     others = []
-    for images, masks in alike(tree, first):
+    for images, masks in alike(tree, first, "seg"):
         if masks.masks and images.images and [split_rank(f.names, split) for f in (images, masks)] == ranks:
             some = _pairs(images, masks)
             if some and _are_masks(masks, some):
