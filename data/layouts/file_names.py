@@ -29,6 +29,36 @@ def file_forms(file_name: object) -> list[PurePosixPath]:
     return [path for path in dict.fromkeys(paths) if path.name]
 
 
+def listed_folders(file_name: str) -> tuple[str, ...]:
+    """Return the names of the folders in a listed path."""
+    return PurePosixPath(file_name.replace("\\", "/")).parts[:-1]
+
+
+def far_names(files: dict[str, Path], names: dict[str, str]) -> list[str]:
+    """Return the keys of listed names that mean a file with which another listed name agrees better.
+
+    Of `train/1.jpg` and `test/1.jpg` only one is the file `test/1.jpg`; the same holds for `1.png` and `1.jpg`.
+    """
+    by_file: dict[Path, list[str]] = defaultdict(list)
+    for key, path in files.items():
+        by_file[path].append(key)
+    far = []
+    for path, keys in by_file.items():
+        if len({names[key] for key in keys}) > 1:
+            close = {key: _closeness(path, names[key]) for key in keys}
+            far += [key for key in keys if close[key] < max(close.values())]
+    return far
+
+
+def _closeness(path: Path, file_name: str) -> tuple[int, bool, bool]:
+    """Return how well a listed name agrees with a file: in folders, then in ending, then in capitals."""
+    plain = PurePosixPath(one_form(path.name))
+    return max(
+        (common_tail(path, form), form.name.casefold() == plain.name.casefold(), form.name == plain.name)
+        for form in file_forms(file_name)
+    )
+
+
 class FileIndex:
     """Files on disk, found by a listed name in constant time."""
 

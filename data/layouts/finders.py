@@ -11,7 +11,7 @@ from typing import Any
 from data.errors import DataError, OtherDocument
 from data.layouts.alike import common
 from data.layouts.coco import load_document
-from data.layouts.file_names import FileIndex, common_tail
+from data.layouts.file_names import FileIndex, common_tail, listed_folders
 from data.layouts.near import doubt, ties
 from data.layouts.tree import (
     ALL,
@@ -133,7 +133,8 @@ def _nearest(
     document: dict[str, Any] | None = None
     for depth in range(len(folder.names), -1, -1):
         images = _image_folders(tree, folder.names[:depth], split, rank)
-        document = documents.get(path) if images else None
+        if document is None and images:
+            document = _of_split(tree, documents.get(path), split)
         places = _places(tree, folder, images, document, documents) if document is not None else {}
         best = min(places.values(), default=None)
         if document is not None and best is not None and (best[:3] == _SURE or depth == 0):
@@ -144,11 +145,40 @@ def _nearest(
             tied = [other for other in near if other not in chosen and _likely(tree, split, other) in likely]
             return replace(found, notes=(*found.notes, *ties(tree, tied))), share
         seen = seen or (images[0] if images else None)
-    if document is not None and seen is not None:
-        listed = next((str(entry["file_name"]) for entry in document["images"]), "no image")
+    whole = documents.get(path) if seen is not None else None
+    if whole is not None and seen is not None:
+        listed = next((str(entry["file_name"]) for entry in whole["images"]), "no image")
         where = tree.relative(seen.path)
         documents.unmatched[path] = f"{path} lists {listed}, but {where}/ holds {seen.images[0]}"
     return None
+
+
+def _of_split(tree: Tree, document: dict[str, Any] | None, split: str) -> dict[str, Any] | None:
+    """Return a document without the images that it lists in folders of other splits.
+
+    They stay where it lists none of this split and their folders are not there: then a folder was renamed.
+    """
+    if document is None or split == ALL:
+        return document
+    parts = {name: listed_folders(name) for name in {str(entry["file_name"]) for entry in document["images"]}}
+    ranks = {folders: split_rank(folders, split) for folders in set(parts.values())}
+    mixed = min(ranks.values(), default=2) < 2
+    others = {folders for folders, rank in ranks.items() if rank == 3 and (mixed or _are_there(tree, folders))}
+    if not others:
+        return document
+    kept = [entry for entry in document["images"] if parts[str(entry["file_name"])] not in others]
+    gone = {str(entry["id"]) for entry in document["images"]} - {str(entry["id"]) for entry in kept}
+    annotations = [entry for entry in document["annotations"] if str(entry["image_id"]) not in gone]
+    return {**document, "images": kept, "annotations": annotations}
+
+
+def _are_there(tree: Tree, folders: tuple[str, ...]) -> bool:
+    """Return whether the innermost folder of a split in a listed path is there, with images of this task."""
+    own = folders[max(k for k, name in enumerate(folders) if split_of(name)) :]
+    return any(
+        folder.images and folder.names[-len(own) :] == own and tree.task_rank(folder.names, "det") < 2
+        for folder in tree.folders
+    )
 
 
 def _places(
