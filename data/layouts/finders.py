@@ -132,7 +132,7 @@ def _nearest(
     seen: Folder | None = None
     document: dict[str, Any] | None = None
     for depth in range(len(folder.names), -1, -1):
-        images = _image_folders(tree, folder.names[:depth], split, rank)
+        images = _image_folders(tree, folder.names[:depth], path, split, rank)
         if document is None and images:
             document = _of_split(tree, documents.get(path), split)
         places = _places(tree, folder, images, document, documents) if document is not None else {}
@@ -141,9 +141,8 @@ def _nearest(
             near = [other for other in images if places.get(other) == best]
             share, chosen = _listed_folders(near, document, documents)
             found = _found_det(tree, split, path, document, chosen)
-            likely = {_likely(tree, split, other) for other in chosen}
-            tied = [other for other in near if other not in chosen and _likely(tree, split, other) in likely]
-            return replace(found, notes=(*found.notes, *ties(tree, tied))), share
+            others = [other for other in near if other not in chosen]
+            return replace(found, notes=(*found.notes, *ties(tree, others))), share
         seen = seen or (images[0] if images else None)
     whole = documents.get(path) if seen is not None else None
     if whole is not None and seen is not None:
@@ -214,17 +213,20 @@ def _json_files(tree: Tree, split: str) -> list[tuple[Folder, str]]:
     return [(folder, name) for _, _, folder, name in sorted(ranked, key=lambda entry: entry[:2])]
 
 
-def _image_folders(tree: Tree, top: tuple[str, ...], split: str, annotation_rank: int) -> list[Folder]:
-    """Return the image folders of one split below `top`; shared ones only if the JSON names the split."""
+def _image_folders(tree: Tree, top: tuple[str, ...], path: Path, split: str, annotation_rank: int) -> list[Folder]:
+    """Return the image folders of one split below `top`, likely ones first; shared ones if the JSON names the split.
+
+    `instances_val2017.json` is rather about `val2017` than about `val`.
+    """
     shared = annotation_rank < 2 or (split == ALL and annotation_rank == 2)
-    likely = {folder: _likely(tree, split, folder) for folder in tree.below(top) if folder.images}
-    fitting = [folder for folder, (fits, *_) in likely.items() if fits < (3 if shared else 2)]
-    return sorted(fitting, key=lambda folder: (likely[folder], len(folder.names), folder.names))
+    folders = [folder for folder in tree.below(top) if folder.images]
+    ranks = {folder: split_rank(folder.names, split) for folder in folders}
 
+    def order(folder: Folder) -> tuple[int, int, int, bool, int, tuple[str, ...]]:
+        names, own = folder.names, path.stem.endswith(folder.names[-1:])
+        return ranks[folder], unlikely_photos(names), tree.task_rank(names, "det"), not own, len(names), names
 
-def _likely(tree: Tree, split: str, folder: Folder) -> tuple[int, int, int]:
-    """Return how a folder of images fits split, photographs and task; smaller is better."""
-    return split_rank(folder.names, split), unlikely_photos(folder.names), tree.task_rank(folder.names, "det")
+    return sorted((folder for folder in folders if ranks[folder] < (3 if shared else 2)), key=order)
 
 
 def _listed_folders(

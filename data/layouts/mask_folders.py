@@ -40,7 +40,7 @@ _CLASSES = frozenset({"stuff", "sem", "semseg", "semantic"})
 class _FolderPair:
     """A folder of images, the folder of their masks (maybe the same), and the pairs: stem -> (image, mask).
 
-    others: folders that may hold the images just as well.
+    others: folders that hold images of these names too.
     """
 
     images: Folder

@@ -9,8 +9,6 @@ from data.layouts.alike import common
 from data.layouts.tree import Folder, Tree, split_rank, unlikely_photos
 from data.types import Task
 
-_Key = tuple[bool, int, int, int, int, int, int, int]
-
 
 def doubt(tree: Tree, names: Sequence[str], beside: Folder, task: Task) -> tuple[bool, int]:
     """Return how doubtful it is that a folder holds the photographs of annotations in `beside`; smaller is better.
@@ -24,12 +22,12 @@ def doubt(tree: Tree, names: Sequence[str], beside: Folder, task: Task) -> tuple
 def images_near(
     tree: Tree, beside: Folder, split: str, task: Task, shares: Callable[[Folder], Sized], limit: int
 ) -> list[Folder]:
-    """Return the folder of the photographs that files in `beside` belong to, and those that may be it just as well.
+    """Return the folder of the photographs that files in `beside` belong to, and those that have as many, as near.
 
     `shares` returns the names that the images of a folder share with the files. The nearest folder with any is taken,
     of several the one with most; one of masks, of drawings or of another task only where there is no other.
     """
-    options: list[tuple[_Key, Folder]] = []
+    options: list[tuple[tuple[int, ...], tuple[int, int], Folder]] = []
     seen: set[tuple[str, ...]] = set()
     for depth in range(len(beside.names), -1, -1):
         for folder in islice(tree.below(beside.names[:depth]), limit):
@@ -39,13 +37,13 @@ def images_near(
             fits = split_rank(folder.names, split)
             count = len(shares(folder)) if fits < 3 else 0
             if count:
-                drawn, rank = doubt(tree, folder.names, beside, task)
-                likely = (fits, unlikely_photos(folder.names), tree.task_rank(folder.names, task))
-                options.append(((drawn, rank, -depth, -count, *likely, -_same_end(folder, beside)), folder))
-        if any(key[:2] == (False, 1) for key, _ in options):
+                near = (-depth, folder is not beside, -count, fits, -_same_end(folder, beside))
+                likely = unlikely_photos(folder.names), tree.task_rank(folder.names, task)
+                options.append(((*doubt(tree, folder.names, beside, task), *near), likely, folder))
+        if any(sure[:2] == (False, 1) for sure, *_ in options):
             break
-    best = min((key for key, _ in options), default=None)
-    return sorted((folder for key, folder in options if key == best), key=lambda folder: folder.names)
+    options.sort(key=lambda option: (*option[:2], option[2].names))
+    return [folder for sure, _, folder in options if sure == options[0][0]]
 
 
 def _same_end(first: Folder, second: Folder) -> int:
@@ -54,5 +52,5 @@ def _same_end(first: Folder, second: Folder) -> int:
 
 
 def ties(tree: Tree, others: Sequence[Folder]) -> tuple[str, ...]:
-    """Return a note about folders that may hold the photographs just as well as the one that is taken."""
+    """Return a note about folders whose images have the names of those that are taken."""
     return (f"images of the same names lie in {tree.listing(others)} too (not used)",) if others else ()

@@ -35,6 +35,8 @@ LAYOUTS: tuple[Layout, ...] = (
     ("detection/images/*", "annotations/det_*.json", "segmentation/images/*", "annotations/segmentation/*", "cls/*"),
     ("detection/*", "detection_*.json", "segmentation/*/images", "segmentation/*/masks", "classification/*"),
     ("det_*", "det_*.json", "seg_*", "seg_masks_*", "cls_*"),
+    ("*/images", "*/annotations.json", "*", "*", "imagenette_*"),
+    ("*2017", "annotations/instances_*2017.json", "*", "*", "cls/*"),
     ("*/images", "*/annotations.json", "voc_*/images", "voc_*/masks", "imagenette_*"),
     ("det/images/*", "det/labels/*", "aseg/images/*", "aseg/masks/*", "cls/*"),
     ("*/det_images", "*/det_labels", "*/aseg/images", "*/aseg/masks", "*/cls"),
@@ -142,3 +144,4 @@ def test_parts_of_a_set_keep_to_their_own_names(tmp_path: Path) -> None:
         ("cam2", "cam2"),
         ("cam3", "cam3"),
     }
+    assert not any("same names" in note for note in found.notes)
