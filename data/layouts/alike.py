@@ -8,6 +8,7 @@ from itertools import takewhile
 
 from data.layouts.class_names import BOX_FILES, MASK_FILES, find_names
 from data.layouts.tree import Folder, Tree, split_of
+from data.types import Task
 
 Names = tuple[str, ...]
 FolderPair = tuple[Folder, Folder]
@@ -19,8 +20,8 @@ def common(paths: Sequence[Names]) -> Names:
     return tuple(names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*paths)))
 
 
-def alike(tree: Tree, pair: FolderPair) -> Iterator[FolderPair]:
-    """Yield other pairs that are named as `pair` is, within the same folder of a split.
+def alike(tree: Tree, pair: FolderPair, task: Task) -> Iterator[FolderPair]:
+    """Yield other pairs that are named as `pair` is, within the same folder of a split; none that names another task.
 
     `images/cam2`, `masks/cam2` for `images/cam1`, `masks/cam1`; `Tile 2/images`, `Tile 2/masks` for those of Tile 1;
     for one folder of both the folders beside it.
@@ -30,16 +31,23 @@ def alike(tree: Tree, pair: FolderPair) -> Iterator[FolderPair]:
     fixed = max((k + 1 for k in range(start) if split_of(marks[k])), default=0)
     if images == marks:
         fixed = max(fixed - (fixed == len(marks)), len(marks) - 1, 0)
-        yield from ((folder, folder) for folder in tree.below(marks[:fixed]) if folder is not pair[1])
+        yield from ((folder, folder) for folder in _others(tree, marks[:fixed], pair[1], task))
         return
     tail = len(common([images[start:][::-1], marks[start:][::-1]]))
     of_images, of_marks = images[start : len(images) - tail], marks[start : len(marks) - tail]
-    for folder in tree.below(marks[:fixed]):
+    for folder in _others(tree, marks[:fixed], pair[1], task):
         for k in range(fixed, len(folder.names) - len(of_marks) + 1):
-            if folder.names[k : k + len(of_marks)] == of_marks and folder is not pair[1]:
+            if folder.names[k : k + len(of_marks)] == of_marks:
                 other = tree.by_names.get((*folder.names[:k], *of_images, *folder.names[k + len(of_marks) :]))
                 if other is not None:
                     yield other, folder
+
+
+def _others(tree: Tree, top: Names, first: Folder, task: Task) -> Iterator[Folder]:
+    """Yield the folders below `top` but the first and those of another task."""
+    for folder in tree.below(top):
+        if folder is not first and tree.task_rank(folder.names, task) < 3:
+            yield folder
 
 
 def parts(tree: Tree, pair: FolderPair, others: Sequence[FolderPair]) -> list[FolderPair]:

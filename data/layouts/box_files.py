@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from data.classes import one_form
 from data.layouts.alike import FolderPair, alike, common, parts
-from data.layouts.tree import ALL, Folder, Found, Tree, listing, other_set, split_note, split_rank, unlikely_photos
+from data.layouts.near import images_near, ties
+from data.layouts.tree import ALL, Folder, Found, Tree, listing, other_set, split_note, split_rank
 from data.layouts.voc import split_lists
 from data.layouts.voc_xml import looks_like_xml
 from data.layouts.yolo import looks_like_yolo
@@ -33,11 +35,11 @@ def find_box_files(tree: Tree, split: str, kind: Kind, reasons: list[str]) -> Fo
         if rank < 3 and folder.with_suffix({_SUFFIX[kind]}):
             ranked.append(((split_rank(folder.names, split), rank, len(folder.names), folder.names), folder))
     for (fits, *_), files in sorted(ranked, key=lambda entry: entry[0])[:_MAX_TRIED]:
-        images = _images_of(tree, files, split, kind) if fits < 3 else None
-        if images is not None:
-            found = _found(tree, split, (images, files), kind, reasons)
-            if found is not None:
-                return found
+        shares = partial(_shared, files=files, kind=kind)
+        images = images_near(tree, files, split, "det", shares, _MAX_NEAR) if fits < 3 else []
+        found = _found(tree, split, (images[0], files), kind, reasons) if images else None
+        if found is not None:
+            return replace(found, notes=(*found.notes, *ties(tree, images[1:])))
     return None
 
 
@@ -51,26 +53,12 @@ def _shared(images: Folder, files: Folder, kind: Kind) -> list[tuple[str, str]]:
     return [(of_images[stem], by_stem[stem]) for stem in sorted(of_images.keys() & by_stem.keys())]
 
 
-def _images_of(tree: Tree, files: Folder, split: str, kind: Kind) -> Folder | None:
-    """Return the nearest folder whose images share names with the files, the one that shares most."""
-    for depth in range(len(files.names), -1, -1):
-        options = []
-        for folder in islice(tree.below(files.names[:depth]), _MAX_NEAR):
-            fits = split_rank(folder.names, split)
-            overlap = len(_shared(folder, files, kind)) if folder.images and fits < 3 else 0
-            if overlap:
-                options.append((-overlap, fits, unlikely_photos(folder.names), folder.names, folder))
-        if options:
-            return min(options, key=lambda option: option[:4])[-1]
-    return None
-
-
 def _found(tree: Tree, split: str, folders: FolderPair, kind: Kind, reasons: list[str]) -> Found | None:
     """Pair the files of two folders and of those like them, as far as folder names or a list put them in the split."""
     ranks = [split_rank(folder.names, split) for folder in folders]
     others = [
         other
-        for other in alike(tree, folders)
+        for other in alike(tree, folders, "det")
         if [split_rank(folder.names, split) for folder in other] == ranks and _shared(*other, kind)
     ]
     chosen = parts(tree, folders, others)
@@ -80,10 +68,7 @@ def _found(tree: Tree, split: str, folders: FolderPair, kind: Kind, reasons: lis
         reasons.append(odd)
         return None
     images = [folder.path / name for folder, _ in chosen for name in folder.images]
-    of_files, of_images = (
-        _listed(tree, [files for _, files in chosen]),
-        _listed(tree, [some for some, _ in chosen]),
-    )
+    of_images, of_files = map(tree.listing, zip(*chosen))
     layout = f"{_WHAT[kind]} in {of_files}, images in {of_images}"
     if split != ALL and min(ranks) == 2:
         listed = _list_of(tree, common([folder.names for each in chosen for folder in each]), split, images)
@@ -100,7 +85,7 @@ def _found(tree: Tree, split: str, folders: FolderPair, kind: Kind, reasons: lis
         notes += (f"{len(bare)} images without a text file (no objects): {listing(path.name for path in bare)}",)
     unused = [other for other in others if other not in chosen]
     if unused:
-        notes += (other_set(f"{_WHAT[kind]} in {_listed(tree, [files for _, files in unused])}"),)
+        notes += (other_set(f"{_WHAT[kind]} in {tree.listing(files for _, files in unused)}"),)
     wanted, files = set(images), folders[1].path
     pairs = [pair for pair in pairs if pair[0] in wanted]
     return Found("det", split, layout, files, tuple(images), files, pairs=tuple(pairs), notes=notes)
@@ -113,7 +98,3 @@ def _list_of(tree: Tree, top: tuple[str, ...], split: str, images: Sequence[Path
         for listed in split_lists(tree, top[:depth], split, stems, "main"):
             return listed
     return None
-
-
-def _listed(tree: Tree, folders: Sequence[Folder]) -> str:
-    return listing(f"{tree.relative(folder.path)}/" for folder in folders)

@@ -15,6 +15,7 @@ from data.layouts.tree import (
     Folder,
     Found,
     Tree,
+    counted,
     listing,
     other_set,
     role_of,
@@ -92,9 +93,9 @@ def _found_cls(tree: Tree, split: str, best: _Classes) -> Found:
     empty = {child.path.name for child in tree.children(folder) if not child.images and not child.folders}
     notes = (
         *split_note(split),
-        *_lonely("class folders without image (left out)", sorted(empty)),
-        *_lonely("folders with images that are no classes (left out)", sorted(best.passed_over)),
-        *_lonely("images beside the class folders (left out)", folder.images),
+        *counted("class folders without image (left out)", sorted(empty)),
+        *counted("folders with images that are no classes (left out)", sorted(best.passed_over)),
+        *counted("images beside the class folders (left out)", folder.images),
         *_nested(best),
     )
     return Found("cls", split, _layout(tree, best), folder.path, tuple(paths), notes=notes)
@@ -106,10 +107,6 @@ def _nested(best: _Classes) -> tuple[str, ...]:
     shelves = best.nested and all(is_shelf(names[0], names[1:2]) for names in inner)
     what = "are classes, on shelves of one letter" if shelves else "inside class folders: their images are of those"
     return (f"{len(best.nested)} folders {what} ({listing(best.nested)})",) if best.nested else ()
-
-
-def _lonely(what: str, names: Sequence[str]) -> tuple[str, ...]:
-    return (f"{len(names)} {what}: {listing(names)}",) if names else ()
 
 
 def _classes_in(tree: Tree, folder: Folder, split: str, rank: int) -> _Classes:

@@ -14,7 +14,7 @@ import torch
 
 from data.classes import NameIndex, one_form
 from data.errors import DataError, OtherDocument
-from data.layouts.file_names import FileIndex
+from data.layouts.file_names import FileIndex, far_names
 from data.layouts.tree import Found, listing
 from data.layouts.units import Four, Units, View, box_around, four_numbers, guess_units, number
 from data.types import MAX_BOXES, Record, TaskSet
@@ -176,6 +176,7 @@ def _match_files(entries: list[dict[str, Any]], found: Found, ids: _Ids, notes: 
     index = FileIndex(found.images)
     several = Counter(str(entry["file_name"]) for entry in entries)
     files: dict[str, Path] = {}
+    names: dict[str, str] = {}
     for entry in entries:
         key, name = ids(entry["id"]), str(entry["file_name"])
         candidates = index.find(name)
@@ -188,7 +189,10 @@ def _match_files(entries: list[dict[str, Any]], found: Found, ids: _Ids, notes: 
         else:
             if len(candidates) > 1:
                 notes.add("listed names that several files have (the first in order is taken)", name)
-            files[key] = min(candidates)
+            files[key], names[key] = min(candidates), name
+    for key in far_names(files, names):
+        del files[key]
+        notes.add("listed images that are not on disk (skipped)", _shown(names[key]))
     used = set(files.values())
     notes.add("image files that the annotation file does not list (not used)",
               *(path.name for path in found.images if path not in used))  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from data.classes import one_form
@@ -29,6 +29,36 @@ def file_forms(file_name: object) -> list[PurePosixPath]:
     return [path for path in dict.fromkeys(paths) if path.name]
 
 
+def listed_folders(file_name: str) -> tuple[str, ...]:
+    """Return the names of the folders in a listed path."""
+    return PurePosixPath(file_name.replace("\\", "/")).parts[:-1]
+
+
+def far_names(files: dict[str, Path], names: dict[str, str]) -> list[str]:
+    """Return the keys of listed names that mean a file with which another listed name agrees better.
+
+    Of `train/1.jpg` and `test/1.jpg` only one is the file `test/1.jpg`; the same holds for `1.png` and `1.jpg`.
+    """
+    by_file: dict[Path, list[str]] = defaultdict(list)
+    for key, path in files.items():
+        by_file[path].append(key)
+    far = []
+    for path, keys in by_file.items():
+        if len({names[key] for key in keys}) > 1:
+            close = {key: _closeness(path, names[key]) for key in keys}
+            far += [key for key in keys if close[key] < max(close.values())]
+    return far
+
+
+def _closeness(path: Path, file_name: str) -> tuple[int, bool, bool]:
+    """Return how well a listed name agrees with a file: in folders, then in ending, then in capitals."""
+    plain = PurePosixPath(one_form(path.name))
+    return max(
+        (common_tail(path, form), form.name.casefold() == plain.name.casefold(), form.name == plain.name)
+        for form in file_forms(file_name)
+    )
+
+
 class FileIndex:
     """Files on disk, found by a listed name in constant time."""
 
@@ -42,6 +72,13 @@ class FileIndex:
             name = PurePosixPath(one_form(path.name))
             for key_of, files in self._levels:
                 files[key_of(name)].append(path)
+
+    def options(self, file_name: object) -> Iterator[tuple[Path, PurePosixPath, bool]]:
+        """Yield every file that a listed name may mean, the form of the name, and whether its ending is another."""
+        by_stem = self._levels[-1][1]
+        for form in file_forms(file_name):
+            for path in by_stem.get(_stem(form), ()):
+                yield path, form, one_form(path.name).casefold() != _folded(form)
 
     def find(self, file_name: object) -> list[Path]:
         """Return the files that a listed name may mean: those whose folders agree best with it, mostly one or none.
@@ -76,14 +113,14 @@ def _closest(files: list[Path], form: PurePosixPath) -> list[Path]:
     """Return those files that share most folder names with a path, counted from the file upwards."""
     if len(files) == 1:
         return files
-    shared = [_common_tail(path.parts, form.parts) for path in files]
+    shared = [common_tail(path, form) for path in files]
     return [path for path, count in zip(files, shared) if count == max(shared)]
 
 
-def _common_tail(first: Sequence[str], second: Sequence[str]) -> int:
-    """Count the path components that two paths share at their end, the file name left out."""
+def common_tail(path: PurePath, form: PurePosixPath) -> int:
+    """Count the folders that a file and a listed path share at their end, the file name left out."""
     shared = 0
-    for one, other in zip(reversed(first[:-1]), reversed(second[:-1])):
+    for one, other in zip(reversed(path.parts[:-1]), reversed(form.parts[:-1])):
         if one_form(one).casefold() != other.casefold():
             break
         shared += 1

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from data.images import JPEG_SUFFIXES, MASK_SUFFIXES, looks_like_mask
 from data.layouts.alike import alike, common, parts
+from data.layouts.near import images_near, ties
 from data.layouts.tree import (
     ALL,
+    DRAWN_WORDS,
     Folder,
     Found,
     Tree,
-    listing,
+    counted,
     other_set,
     role_of,
     split_note,
     split_rank,
-    unlikely_photos,
     words,
 )
 from data.layouts.voc import masks_in_one_folder, pair_by_rest, pair_in_one_folder, pair_names, split_lists
@@ -30,7 +30,6 @@ _MAX_NEAR = 500
 """Folders around masks that are looked through for their images."""
 _MAX_OTHERS = 10
 """Candidates looked into for a second set, which is only mentioned."""
-_DRAWN = frozenset({"vis", "color", "colour", "overlay", "preview"})
 # SegmentationObject and COCO's panoptic masks number the objects: they look like masks of classes and are none.
 _OBJECTS = frozenset({"object", "objects", "instance", "instances", "panoptic"})
 _CLASSES = frozenset({"stuff", "sem", "semseg", "semantic"})
@@ -39,11 +38,15 @@ _CLASSES = frozenset({"stuff", "sem", "semseg", "semantic"})
 
 @dataclass(frozen=True)
 class _FolderPair:
-    """A folder of images, the folder of their masks (maybe the same), and the pairs: stem -> (image, mask)."""
+    """A folder of images, the folder of their masks (maybe the same), and the pairs: stem -> (image, mask).
+
+    others: folders that hold images of these names too.
+    """
 
     images: Folder
     masks: Folder
     pairs: dict[str, tuple[str, str]]
+    others: tuple[Folder, ...] = ()
 
     @property
     def lonely_images(self) -> list[str]:
@@ -108,7 +111,7 @@ def _candidates(tree: Tree, split: str) -> list[tuple[int, Folder]]:
         fits, rank = split_rank(folder.names, split), tree.task_rank(folder.names, "seg")
         name_words = set(words(folder.names[-1])) if folder.names else set()
         if rank < 3 and (not name_words & _OBJECTS or name_words & _CLASSES):
-            by_name = (bool(name_words & _DRAWN), role_of(folder.names) != "mask", len(folder.names), folder.names)
+            by_name = (bool(name_words & DRAWN_WORDS), role_of(folder.names) != "mask", len(folder.names), folder.names)
             ranked.append(((fits, rank), by_name, folder))
     return [(ranks[0], folder) for ranks, _, folder in sorted(ranked, key=lambda entry: entry[:2])]
 
@@ -138,24 +141,15 @@ def _pairs(images: Folder, masks: Folder) -> dict[str, tuple[str, str]]:
 
 
 def _images_of(tree: Tree, masks: Folder, split: str) -> _FolderPair | None:
-    """Return the nearest folder whose images share names with the masks, the one that shares most."""
+    """Return the masks with the folder near them whose images have their names."""
     separate = role_of(masks.names) != "image"
-    seen: set[tuple[str, ...]] = set()
-    for depth in range(len(masks.names), -1, -1):
-        options = []
-        for folder in islice(tree.below(masks.names[:depth]), _MAX_NEAR):
-            if folder.names in seen or not folder.images:
-                continue
-            seen.add(folder.names)
-            fits = split_rank(folder.names, split)
-            if fits < 3 and (folder is masks or (separate and role_of(folder.names) != "mask")):
-                pairs = _pairs(folder, masks)
-                if pairs:
-                    likely = (-len(pairs), fits, unlikely_photos(folder.names), folder.names)
-                    options.append((*likely, _FolderPair(folder, masks, pairs)))
-        if options:
-            return min(options, key=lambda option: option[:4])[-1]
-    return None
+
+    def shares(folder: Folder) -> dict[str, tuple[str, str]]:
+        may_hold = folder is masks or (separate and role_of(folder.names) != "mask")
+        return _pairs(folder, masks) if may_hold else {}
+
+    folders = images_near(tree, masks, split, "seg", shares, _MAX_NEAR)
+    return _FolderPair(folders[0], masks, _pairs(folders[0], masks), tuple(folders[1:])) if folders else None
 
 
 def _found_seg(tree: Tree, split: str, folders: _FolderPair) -> Found | None:
@@ -167,7 +161,7 @@ def _found_seg(tree: Tree, split: str, folders: _FolderPair) -> Found | None:
     chosen = _together(tree, folders, split)
     top = common([folder.names for each in chosen for folder in (each.images, each.masks)])
     of_images, of_masks = ([getattr(p, kind) for p in chosen] for kind in ("images", "masks"))
-    layout = f"images in {_listed(tree, of_images)}, masks in {_listed(tree, of_masks)}"
+    layout = f"images in {tree.listing(of_images)}, masks in {tree.listing(of_masks)}"
     stems = {stem for each in chosen for stem in each.pairs}
     # A folder shared by all splits shows nothing about this one: what has no partner belongs elsewhere.
     unpaired = [n for each in chosen for n in each.lonely_images] if image_rank == min(image_rank, mask_rank) else []
@@ -178,10 +172,10 @@ def _found_seg(tree: Tree, split: str, folders: _FolderPair) -> Found | None:
         path, wanted = listed
         layout += f", listed in {tree.relative(path)}"
         stems, unpaired = stems & wanted, sorted(wanted - stems)
-    notes = (*split_note(split), *_lonely("images without mask (not used)", unpaired))
+    notes = (*split_note(split), *ties(tree, folders.others), *counted("images without mask (not used)", unpaired))
     if mask_rank < 2 or split == ALL:
         alone = [name for each in chosen for name in each.lonely_masks]
-        notes += _lonely("masks without image (not used)", alone)
+        notes += counted("masks without image (not used)", alone)
     found = tuple(
         (each.images.path / image, each.masks.path / mask)
         for each in chosen
@@ -218,18 +212,10 @@ def _together(tree: Tree, folders: _FolderPair, split: str) -> list[_FolderPair]
     ranks = [split_rank(folder.names, split) for folder in first]
     pairs = {folders.masks.names: folders.pairs}
     others = []
-    for images, masks in alike(tree, first):
+    for images, masks in alike(tree, first, "seg"):
         if masks.masks and images.images and [split_rank(f.names, split) for f in (images, masks)] == ranks:
             some = _pairs(images, masks)
             if some and _are_masks(masks, some):
                 pairs[masks.names] = some
                 others.append((images, masks))
     return [_FolderPair(images, masks, pairs[masks.names]) for images, masks in parts(tree, first, others)]
-
-
-def _listed(tree: Tree, folders: Sequence[Folder]) -> str:
-    return listing(f"{tree.relative(folder.path)}/" for folder in folders)
-
-
-def _lonely(what: str, names: Sequence[str]) -> tuple[str, ...]:
-    return (f"{len(names)} {what}: {listing(names)}",) if names else ()

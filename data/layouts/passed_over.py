@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import islice
 
+from data.images import IMAGE_SUFFIXES
 from data.layouts.tree import Tree
 from data.types import Task
 
@@ -15,6 +16,10 @@ _FOLDERS = "put the images of each class into a folder of its name"
 _LABELS = (
     r'(?s)\A(?!.*"(bbox|shapes|regions|polygon|points|objects|segments_info)").*"(category_id|label|label_id)"\s*:'
 )
+_COLUMN = r"\A(?!.*\bx(?:_?min|1)?\b).*\b(target|y|id|wnid)\b"
+"""A first line that names a column of labels, and no corner of a box."""
+_BY_NAME = rf'\A\s*\{{\s*"[^"]+\.({"|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))})"\s*:\s*["\d]'
+"""The beginning of an object that gives a name or a number for the name of an image."""
 _KINDS: tuple[tuple[Task, str, str, str, str], ...] = (
     ("det", ".csv", r"\bx_?min\b|region_shape_attributes", "boxes in a table", _BOXES),
     ("det", ".xml", r"<annotations[\s>]", "boxes in CVAT's own form", _BOXES),
@@ -23,9 +28,9 @@ _KINDS: tuple[tuple[Task, str, str, str, str], ...] = (
     ("seg", ".json", r'"(shapes|segmentation|shape_attributes|polygon)"', "polygons", _MASKS),
     ("seg", ".json", r'"segments_info"\s*:', "the classes of COCO's panoptic masks", _PANOPTIC),
     ("seg", ".xml", r"<(polygon|mask)[\s>]", "polygons", _MASKS),
-    ("cls", ".csv", r"\b(label|class|category)", "labels in a table", _FOLDERS),
+    ("cls", ".csv", rf"\b(label|class|category)|{_COLUMN}", "labels in a table", _FOLDERS),
     ("cls", ".txt", r"(?m)^\S+[ \t]+-?\d+$", "labels in a list", _FOLDERS),
-    ("cls", ".json", _LABELS, "labels in a document", _FOLDERS),
+    ("cls", ".json", rf"{_LABELS}|{_BY_NAME}", "labels in a document", _FOLDERS),
     ("cls", ".xml", r"<tag\s+label=", "labels in CVAT's own form", _FOLDERS),
 )
 """Task, ending, what such a file holds near its beginning, how it is called, and the remedy."""

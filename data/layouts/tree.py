@@ -46,7 +46,7 @@ IMAGE_WORDS = frozenset({
     "image", "images", "img", "imgs", "jpeg", "jpegs", "jpg", "photo", "photos", "picture", "pictures",
     "pics", "rgb", "input", "inputs",
 })  # fmt: skip
-_DRAWN_WORDS = frozenset({"vis", "color", "colour", "overlay", "preview"})
+DRAWN_WORDS = frozenset({"vis", "color", "colour", "overlay", "preview"})
 """Names of folders of pictures with predictions or annotations drawn into them."""
 _OTHER_WORDS = frozenset({
     "mini", "tiny", "small", "ms", "sub", "set", "sets", "subset", "data", "dataset", "datasets", "task",
@@ -124,6 +124,10 @@ class Tree:
     def relative(self, path: Path) -> str:
         """Return a path below the root as it is shown."""
         return path.relative_to(self.root).as_posix()
+
+    def listing(self, folders: Iterable[Folder]) -> str:
+        """Return the first few folders as one phrase."""
+        return listing(f"{self.relative(folder.path)}/" for folder in folders)
 
 
 @dataclass(frozen=True)
@@ -266,9 +270,14 @@ def role_of(names: Sequence[str]) -> str | None:
 
 def unlikely_photos(names: Sequence[str]) -> int:
     """Return how little a path promises photographs: 0 it says images, 1 it says nothing, 2 masks or drawings."""
-    if role_of(names) == "mask" or (names and _DRAWN_WORDS.intersection(_words(names[-1]))):
+    if role_of(names) == "mask" or (names and DRAWN_WORDS.intersection(_words(names[-1]))):
         return 2
     return 0 if role_of(names) == "image" else 1
+
+
+def counted(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return a note about how many names are `what`, and the first few of them; none if there are none."""
+    return (f"{len(names)} {what}: {listing(names)}",) if names else ()
 
 
 def listing(names: Iterable[str], limit: int = 3) -> str:

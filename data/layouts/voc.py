@@ -16,6 +16,7 @@ from data.layouts.alike import common
 from data.layouts.class_names import BACKGROUND, IGNORED, ClassNames, find_names, for_classes
 from data.layouts.tree import (
     IMAGE_WORDS,
+    KNOWN_WORDS,
     MASK_ENDING,
     MASK_START,
     MASK_WORDS,
@@ -24,6 +25,7 @@ from data.layouts.tree import (
     listing,
     mask_stem,
     split_of,
+    words,
 )
 from data.types import VOID, MaskCoding, Record, TaskSet
 
@@ -159,14 +161,18 @@ def read_list(path: Path) -> list[str]:
 def split_lists(
     tree: Tree, top: tuple[str, ...], split: str, stems: set[str], folder_name: str = "segmentation"
 ) -> Iterator[tuple[Path, set[str]]]:
-    """Yield the lists below `top` that fit split and stems: VOC's folder first, `val60` before `val`."""
+    """Yield the lists below `top` that fit split and stems: VOC's folder first, `val60` before `val`.
+
+    One that says more than the split comes last: VOC's `dog_val` lists all images and whether they show a dog.
+    """
     ranked = []
     for folder in tree.below(top):
         for name in folder.with_suffix({".txt"}):
             if split_of(Path(name).stem) == split:
+                named = not KNOWN_WORDS.issuperset(words(Path(name).stem))
                 plain = not any(character.isdigit() for character in name)
-                ranked.append((folder_name not in map(str.lower, folder.names), plain, folder.path / name))
-    for _, _, path in sorted(ranked):
+                ranked.append((folder_name not in map(str.lower, folder.names), named, plain, folder.path / name))
+    for *_, path in sorted(ranked):
         listed = set(read_list(path))
         if listed & stems:
             yield path, listed

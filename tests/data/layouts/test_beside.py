@@ -28,6 +28,25 @@ def test_previews_beside_the_images_of_a_coco_file_are_not_read(tmp_path: Path, 
     assert {r.image.parent.name for r in load_set(tmp_path, "det", "val").records} == {"images"}
 
 
+@pytest.mark.parametrize("below", ["vis", "masks", "drawn"])
+@pytest.mark.parametrize("images", ["images", "val2017"])
+def test_pictures_below_the_boxes_are_not_taken_for_the_photographs(tmp_path: Path, below: str, images: str) -> None:
+    for name in ("a", "b"):
+        draw_image(tmp_path / images / f"{name}.jpg")
+        draw_mask(tmp_path / "annotations" / below / f"{name}.png")
+    document = coco(["a.jpg", "b.jpg"], [annotation(1, 1, BOX), annotation(2, 1, BOX)], {1: "cat"})
+    write_json(tmp_path / "annotations" / "instances_val.json", document)
+    assert [r.image for r in load_set(tmp_path, "det").records] == [tmp_path / images / f"{n}.jpg" for n in "ab"]
+
+
+@pytest.mark.parametrize("beside", ["annotations", "annotations/masks"])
+def test_masks_with_the_listed_names_are_not_taken_for_the_photographs(tmp_path: Path, beside: str) -> None:
+    draw_image(tmp_path / "images" / "a.png")
+    draw_mask(tmp_path / beside / "a.png")
+    write_json(tmp_path / "annotations" / "det.json", coco(["a.png"], [annotation(1, 1, BOX)], {1: "cat"}))
+    assert [r.image for r in load_set(tmp_path, "det").records] == [tmp_path / "images" / "a.png"]
+
+
 @pytest.mark.parametrize("beside", ["annotated", "annotations", "gt_masks"])
 def test_previews_beside_the_images_of_yolo_files_are_not_read(tmp_path: Path, beside: str) -> None:
     for name in ("a", "b"):

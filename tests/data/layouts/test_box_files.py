@@ -164,6 +164,16 @@ def test_whole_voc_tree_is_a_detection_set_too(tmp_path: Path) -> None:
     assert [record.image.name for record in load_set(tmp_path, "seg", "val").records] == ["1.jpg"]
 
 
+@pytest.mark.parametrize("name", ["test", "test60", "mini_test", "test2007"])
+def test_a_list_of_one_class_does_not_stand_in_for_the_split(tmp_path: Path, name: str) -> None:
+    for number in range(4):
+        draw_image(tmp_path / "JPEGImages" / f"{number}.jpg")
+        write(tmp_path / "Annotations" / f"{number}.xml", xml(("dog", [12, 9, 20, 15])))
+    write(tmp_path / "ImageSets" / "Main" / "dog_test.txt", "0 -1\n1  1\n2  1\n3  1\n")
+    write(tmp_path / "ImageSets" / "Main" / f"{name}.txt", "1\n3\n")
+    assert list(boxes(load_set(tmp_path, "det", "test"))) == ["1.jpg", "3.jpg"]
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

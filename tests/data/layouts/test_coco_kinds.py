@@ -61,6 +61,62 @@ def test_all_images_of_two_folders_that_share_names(tmp_path: Path) -> None:
     assert left == {name: float(k) for k, name in enumerate(names)}
 
 
+def two_splits(root: Path, images: str, listed: str) -> None:
+    """Write one file for both splits, whose images are called the same; the boxes of test begin at 11, 12."""
+    for split in ("train", "test"):
+        for number in (1, 2):
+            draw_image(root / images.format(split) / f"{number}.jpg")
+    names = [f"{listed.format(split)}/{number}.jpg" for split in ("train", "test") for number in (1, 2)]
+    boxes = [annotation(k + 1, 1, [x, 1, 5, 5]) for k, x in enumerate((1, 2, 11, 12))]
+    write_json(root / "annotations.json", coco(names, boxes, {1: "cat"}))
+
+
+def left_sides(found: TaskSet) -> list[list[float]]:
+    return [record.boxes[:, 0].tolist() for record in found.records]
+
+
+@pytest.mark.parametrize("images", ["{}", "{}/images"])
+@pytest.mark.parametrize("listed", ["{}", "{}/images", "/home/me/{}", "data\\{}"])
+def test_one_file_for_all_splits_with_the_same_names(tmp_path: Path, images: str, listed: str) -> None:
+    two_splits(tmp_path, images, listed)
+    for split, expected in (("train", [[1], [2]]), ("test", [[11], [12]]), (None, [[11], [12]])):
+        found = load_set(tmp_path, "det", split)
+        assert left_sides(found) == expected
+        assert found.notes == ()
+
+
+def test_one_file_for_all_splits_below_the_folder_of_one(tmp_path: Path) -> None:
+    two_splits(tmp_path, "{}", "{}")
+    (tmp_path / "annotations.json").rename(tmp_path / "test" / "annotations.json")
+    found = load_set(tmp_path / "test", "det")
+    assert left_sides(found) == [[11], [12]]
+    assert "2 listed images that are not on disk (skipped): 1.jpg, 2.jpg" in found.notes
+
+
+def test_boxes_of_train_are_never_laid_on_images_of_test(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        draw_image(tmp_path / split / "1.jpg")
+    write_json(tmp_path / "annotations.json", coco(["train/1.jpg"], [annotation(1, 1, BOX)], {1: "cat"}))
+    assert load_set(tmp_path, "det", "train").records[0].image == tmp_path / "train" / "1.jpg"
+    with pytest.raises(DataError, match=r"annotations.json lists train/1.jpg, but test/ holds 1.jpg"):
+        load_set(tmp_path, "det", "test")
+
+
+def test_a_split_that_was_renamed_keeps_its_boxes(tmp_path: Path) -> None:
+    draw_image(tmp_path / "coco" / "test" / "1.jpg")
+    draw_image(tmp_path / "mini_voc_seg" / "val" / "1.jpg")
+    boxes = [annotation(1, 1, [7, 1, 5, 5])]
+    write_json(tmp_path / "coco" / "test.json", coco(["val/1.jpg"], boxes, {1: "cat"}))
+    assert left_sides(load_set(tmp_path, "det")) == [[7]]
+
+
+def test_of_two_listed_names_that_mean_one_file_the_closer_counts(tmp_path: Path) -> None:
+    boxes = [annotation(k + 1, 1, [k + 1, 1, 5, 5]) for k in range(4)]
+    found = load(tmp_path, ["a/1.jpg", "2.jpg"], coco(["b/1.jpg", "a/1.jpg", "2.png", "2.jpg"], boxes, {1: "cat"}))
+    assert left_sides(found) == [[2], [4]]
+    assert "2 listed images that are not on disk (skipped): 1.jpg, 2.png" in found.notes
+
+
 def test_names_without_folder_that_fit_two_files_are_not_guessed(tmp_path: Path) -> None:
     names = ["cam1/1.jpg", "cam2/1.jpg", "cam1/2.jpg"]
     boxes = [annotation(k + 1, 1, BOX) for k in range(3)]

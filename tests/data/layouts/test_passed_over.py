@@ -38,6 +38,17 @@ LABELME = """<annotation><filename>a.jpg</filename><object><name>cat</name><poly
         ("cls", "labels.json", '{"annotations": [{"image_id": 1, "category_id": 2}]}', "labels in a document: put"),
         ("cls", "annotations.xml", CVAT_TAG, "labels in CVAT's own form: put the images of each class into a folder"),
         ("cls", "train.csv", "image_id,label\na.jpg,cat\n", "labels in a table: put the images of each class into a"),
+        ("cls", "test.csv", "image,target\na.jpg,3\n", "labels in a table: put the images of each class into a"),
+        ("cls", "test.csv", "file,y\na.jpg,3\n", "labels in a table: put the images of each class into a folder"),
+        ("cls", "test.csv", '"id";"has_cactus"\na.jpg;1\n', "labels in a table: put the images of each class into a"),
+        ("cls", "test.csv", "path,wnid\na.jpg,n01440764\n", "labels in a table: put the images of each class into"),
+        (
+            "cls",
+            "labels.json",
+            '{"a.jpg": "tench"}',
+            "labels in a document: put the images of each class into a folder",
+        ),
+        ("cls", "labels.json", '{\n "test/a.JPEG": 3}', "labels in a document: put the images of each class into a"),
     ],
 )
 def test_a_file_that_is_not_read_is_named(tmp_path: Path, task: Task, name: str, text: str, sentence: str) -> None:
@@ -64,6 +75,14 @@ def test_boxes_and_segments_are_no_labels_of_images(tmp_path: Path, text: str) -
     with pytest.raises(SetNotFound) as caught:
         find_set(tmp_path, "cls")
     assert "labels in a document" not in str(caught.value)
+
+
+def test_a_table_of_boxes_is_no_table_of_labels(tmp_path: Path) -> None:
+    draw_image(tmp_path / "images" / "a.jpg")
+    (tmp_path / "boxes.csv").write_text("id,x,y,w,h\na.jpg,1,2,10,8\n")
+    with pytest.raises(SetNotFound) as caught:
+        find_set(tmp_path, "cls")
+    assert "labels in a table" not in str(caught.value)
 
 
 def test_polygons_of_labelme_are_no_boxes(tmp_path: Path) -> None:
