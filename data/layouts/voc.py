@@ -242,8 +242,8 @@ def _positions(found: Found, own: ClassNames, classes: Sequence[str]) -> list[in
     """Return the position of every class of the set among `classes`. Raises DataError if one has none."""
     index = NameIndex(classes)
     positions = [index(name) for name in own.names]
-    same = sum(position == index for index, position in enumerate(positions))
-    if len(own.names) == len(classes) and 2 * same >= len(classes):
+    others = [position for place, position in enumerate(positions) if position != place]
+    if len(own.names) == len(classes) and 2 * len(others) <= len(classes) and all(p is None for p in others):
         return list(range(len(classes)))  # the same classes in the same order, some of them spelled in another way
     positions = [VOID if normal_name(n) in IGNORED and p is None else p for n, p in zip(own.names, positions)]
     unknown = [name for name, position in zip(own.names, positions) if position is None]
