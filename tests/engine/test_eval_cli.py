@@ -219,6 +219,7 @@ def test_user_errors_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
     cases = {
         "missing.pt": ["--weights", str(tmp_path / "missing.pt"), "--data_root", str(tmp_path)],
         "notes.pt": ["--weights", str(text), "--data_root", str(tmp_path)],
+        "x" * 300: ["--weights", str(text), "--data_root", str(tmp_path / ("x" * 300))],
         "nowhere": ["--weights", str(text), "--data_root", str(tmp_path / "nowhere")],
     }
     for name, arguments in cases.items():
