@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import io
 import signal
@@ -56,6 +57,13 @@ def run_cli(
             raise
     print(f"error: {sentence}", file=sys.stderr)
     return 2
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def first_line(error: Exception) -> str:
