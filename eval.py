@@ -23,7 +23,7 @@ from engine.predict import load_model
 from engine.speed.onnx_model import is_onnx
 from engine.storage.checkpoint import load, provenance
 from engine.storage.device import cpu_name, pick_device
-from engine.storage.errors import UserError, noted, run_cli
+from engine.storage.errors import UserError, noted, positive, run_cli
 from engine.storage.files import own_json
 
 NAMES: dict[Task, str] = {"det": "detection", "seg": "segmentation", "cls": "classification"}
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("how").add_argument
     devices = ("auto", "cpu", "cuda")
     add("--device", choices=devices, default="auto", help=f"auto: CUDA if there is one {default}")
-    add("--batch_size", type=_positive, default=8, metavar="N", help=f"images per forward pass {default}")
+    add("--batch_size", type=positive, default=8, metavar="N", help=f"images per forward pass {default}")
     add = parser.add_argument_group("output").add_argument
     add("--json", metavar="FILE", help="also write scores, tables and sets here (default: no)")
     add("--confusion", action="store_true", help="print confusion matrices of seg and cls")
@@ -233,12 +233,6 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device; use --device auto or cpu")
     return pick_device(name)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

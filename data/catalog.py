@@ -30,7 +30,7 @@ MAX_NOTES = 8
 def _read_detection(found: Found, classes: Sequence[str] | None) -> TaskSet:
     """Read a detection set in whatever format it was found."""
     if found.pairs:
-        found = xml_document(found) if found.pairs[0][1].suffix.lower() == ".xml" else yolo_document(found)
+        found = xml_document(found) if found.pairs[0][1].suffix.lower() == ".xml" else yolo_document(found, classes)
     return read_boxes(found, classes)
 
 
@@ -52,7 +52,7 @@ def load_set(
     for making choices without the validation set; `fold` says which sixth. Raises DataError if the set is
     missing or unusable.
     """
-    found = find_set(root, task, split)
+    found = find_set(root, task, split, classes)
     return holdout(_READERS[task](found, classes), part, fold)
 
 

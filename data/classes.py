@@ -28,6 +28,18 @@ IMAGENETTE: dict[str, str] = {
 }
 """WordNet id -> readable name, in the order of the ids (https://github.com/fastai/imagenette)."""
 
+_OTHER_NAMES = {
+    "tinca tinca": "tench",
+    "english springer spaniel": "English springer",
+    "church building": "church",
+    "horn": "French horn",
+    "dustcart": "garbage truck",
+    "gasoline pump": "gas pump",
+    "petrol pump": "gas pump",
+    "island dispenser": "gas pump",
+    "chute": "parachute",
+}
+"""WordNet's other names of Imagenette's classes, in normal form. A set of one's own may use them for other things."""
 _WORDNET_ID = re.compile(r"(?<![a-z0-9])n\d{8}(?!\d)")
 
 
@@ -98,6 +110,30 @@ def _joined(name: str) -> str:
 def name_index(name: str, classes: Sequence[str]) -> int | None:
     """Return the position of one name in `classes`; for many names, build a `NameIndex` once."""
     return NameIndex(classes)(name)
+
+
+_NUMBER = re.compile(r"^\d+[-_.\s]+(?=\D)")
+
+
+def folder_position(folder: str, known: NameIndex) -> int | None:
+    """Return the position of the class that a folder stands for; None if it stands for none.
+
+    By its name, else by that without a number before it (`0_tench`), else by the one class among several names
+    (`tench, Tinca tinca`). Imagenette's classes are known by WordNet's ids and names, too.
+    """
+    bare = _NUMBER.sub("", folder)
+    for names in ([folder], [bare], bare.split(",")):
+        found = {_either_position(name, known) for name in names} - {None}
+        if len(found) == 1:
+            return found.pop()
+    return None
+
+
+def _either_position(name: str, known: NameIndex) -> int | None:
+    """Return the position of a name, else of that which Imagenette has for it."""
+    position = known(name)
+    readable = imagenette_name(name) or _OTHER_NAMES.get(normal_name(name))
+    return known(readable) if position is None and readable else position
 
 
 _BY_NAME = NameIndex(IMAGENETTE.values())

@@ -48,6 +48,11 @@ SPLITS = ("train", "val", "test")
 PRETRAIN = "pretrain"
 """Name by which --tasks asks for the archives of stage 0, which are kept as they are."""
 _NAME = {"det": r"\d{12}\.jpg", "seg": r"\d{4}_\d{6}", "cls": r"n\d{8}/\w+\.JPEG"}
+_FIELDS: dict[Task, tuple[str, ...]] = {
+    "det": ("sha256", "from", "size", "boxes"),
+    "seg": ("image", "mask"),
+    "cls": ("sha256",),
+}
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,30 @@ def load_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != 1:
         raise DataError(f'{path}: not a name list ("format": 1 expected); give another with --manifest')
     for task in TASKS:
-        for split, rows in manifest.get(task, {}).items():
-            wrong = next((name for name in rows if not re.fullmatch(_NAME[task], name)), None)
-            if split not in SPLITS or wrong is not None:
-                raise DataError(f"{path}: {wrong or split!r} is no {task} name; give another by --manifest")
+        for wrong in _mistakes(task, manifest.get(task, {})):
+            raise DataError(f"{path}: {wrong}; give another by --manifest")
+    if manifest.get("det") and not isinstance(manifest.get("categories"), list):
+        raise DataError(f'{path}: "det" needs a list of "categories"; give another by --manifest')
     return manifest
+
+
+def _mistakes(task: Task, splits: Any) -> Iterator[str]:
+    """Say what in a task's section of a name list is not as it must be: split -> name -> fields."""
+    if not isinstance(splits, dict):
+        yield f'"{task}" is no object of splits'
+        return
+    for split, rows in splits.items():
+        if split not in SPLITS:
+            yield f"{split!r} is no {task} name"
+        elif not isinstance(rows, dict):
+            yield f'"{task}" "{split}" is no object of names'
+        else:
+            yield from (f"{name!r} is no {task} name" for name in rows if not re.fullmatch(_NAME[task], name))
+            yield from (
+                f"{name!r} of {task} {split} needs {', '.join(_FIELDS[task])}"
+                for name, row in rows.items()
+                if not isinstance(row, dict) or not row.keys() >= set(_FIELDS[task])
+            )
 
 
 def _files(manifest: dict[str, Any], task: Task) -> Iterator[tuple[dict[str, Any], str, Item]]:
@@ -178,7 +202,10 @@ def _classes(pairs: Sequence[str]) -> dict[Task, list[str]]:
         task, equals, names = pair.partition("=")
         if not equals or not names:
             raise DataError(f"--classes {pair}: write TASK=NAME,NAME, for example det=person,dog")
-        chosen[_tasks(task)[0]] = [name.strip() for name in names.split(",")]
+        named = _tasks(task)
+        if len(named) != 1:
+            raise DataError(f"--classes {pair}: write one task of {', '.join(TASKS)} before the names")
+        chosen[named[0]] = [name.strip() for name in names.split(",")]
     return chosen
 
 

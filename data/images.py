@@ -108,8 +108,9 @@ def read_mask(
     """Decode a segmentation mask to class indices: uint8 (H, W), values below `num_classes` or 255 (void).
 
     Palette, greyscale, 1-bit and 16-bit files hold the index; RGB files are read by the VOC colour map; `coding`
-    replaces that. `size` is the width and height of the image. Raises DataError if the mask has another size, if
-    a value or colour stands for no class, or if the file cannot be decoded.
+    replaces that. Palettes in another order are read as `palette_reading` says. `size` is the width and height of the
+    image. Raises DataError if the mask has another size, if a value or colour stands for no class, or if the file
+    cannot be decoded.
     """
     coding = coding or MaskCoding()
     with _opened(path) as image:
@@ -119,24 +120,53 @@ def read_mask(
                 f"its image {size[0]} x {size[1]}; save the mask at the size of its image"
             )
         image.load()
-        if image.mode == "P" and coding.colours and _is_coloured_by(image, coding.colours):
-            image = image.convert("RGB")
-        if image.mode == "1":
-            return _checked(path, np.asarray(image, dtype=np.uint8), num_classes)
-        if image.mode in _INDEX_MODES:
-            values = np.asarray(image)
-            values = values[..., 0] if values.ndim == 3 else values
-            return _checked(path, values, num_classes, coding.values)
-        if image.mode in ("RGB", "RGBA"):
-            return _by_colour(path, np.asarray(image)[..., :3], num_classes, coding)
-        raise DataError(f"{path}: a mask of mode {image.mode}; save a palette PNG whose index is the class")
+    meant = _as_meant(image, num_classes, coding) if image.mode == "P" else image
+    if meant.mode == "1":
+        return _checked(path, np.asarray(meant, dtype=np.uint8), num_classes)
+    if meant.mode in _INDEX_MODES:
+        values = np.asarray(meant)
+        values = values[..., 0] if values.ndim == 3 else values
+        return _checked(path, values, num_classes, coding.values)
+    if meant.mode in ("RGB", "RGBA"):
+        return _by_colour(path, np.asarray(meant)[..., :3], num_classes, coding)
+    raise DataError(f"{path}: a mask of mode {meant.mode}; save a palette PNG whose index is the class")
 
 
-def _is_coloured_by(image: Image.Image, classes: Mapping[tuple[int, int, int], int]) -> bool:
-    """Return whether most of the colours that the pixels of a palette image have are those of classes."""
-    colours = np.frombuffer(bytes(image.getpalette("RGB") or b""), dtype=np.uint8).reshape(-1, 3).tolist()
-    used = [tuple(colours[index]) for index in np.unique(np.asarray(image)).tolist() if index < len(colours)]
-    return 2 * sum(colour in classes for colour in used) > len(used)
+def palette_reading(path: Path, num_classes: int, coding: MaskCoding | None = None) -> str:
+    """Return what counts in a palette mask where its index does not, "colours" or "grey values"; empty for all others.
+
+    Raises DataError if the file cannot be decoded.
+    """
+    with _opened(path) as image:
+        if image.mode != "P":
+            return ""
+        image.load()
+    return {"RGB": "colours", "L": "grey values"}.get(_as_meant(image, num_classes, coding or MaskCoding()).mode, "")
+
+
+def _as_meant(image: Image.Image, num_classes: int, coding: MaskCoding) -> Image.Image:
+    """Return a palette image, as RGB or L where a program has put its palette into another order.
+
+    So it is where most colours in use are those that `coding` gives to classes, or where the whole palette is made of
+    colours (or of grey values) of classes, at other indices than theirs; what is not in use may be grey. Black and
+    white alone can be any two classes: there, as in any other palette, the index counts.
+    """
+    numbers = image.getpalette("RGB") or []
+    palette = list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
+    in_use = [index for index, pixels in enumerate(image.histogram()) if pixels]
+    used = {index: palette[index] for index in in_use if index < len(palette)}
+    known = _colours(num_classes, coding)
+    values = {VOID: VOID, **(coding.values or {index: index for index in range(num_classes)})}
+    one_each = all(index in used and palette.index(used[index]) == index for index in in_use)
+    if coding.colours:
+        coloured = 2 * sum(colour in known for colour in used.values()) > len(used)
+    else:
+        coloured = one_each and known.keys() >= {*used.values(), *(c for c in palette if len(set(c)) > 1)}
+    if coloured and any(known.get(colour) != values.get(index) for index, colour in used.items()):
+        return image.convert("RGB")
+    greys = {(value, value, value) for value in values}
+    grey = one_each and greys.issuperset(palette) and not {0, VOID}.issuperset(c[0] for c in used.values())
+    return image.convert("L") if grey and any(c[0] != index for index, c in used.items()) else image
 
 
 def _checked(path: Path, values: np.ndarray, num_classes: int, meaning: Mapping[int, int] | None = None) -> np.ndarray:
@@ -164,24 +194,31 @@ def _checked(path: Path, values: np.ndarray, num_classes: int, meaning: Mapping[
     return indices.astype(np.uint8)
 
 
+def _colours(num_classes: int, coding: MaskCoding) -> dict[tuple[int, int, int], int]:
+    """Return colour -> class: that of a coding, else of Pascal VOC; void has VOC's unless the coding says otherwise."""
+    palette = voc_palette().tolist()
+    own = coding.colours or {tuple(palette[index]): index for index in range(num_classes)}
+    return {tuple(palette[VOID]): VOID, **own}
+
+
 def _by_colour(path: Path, colours: np.ndarray, num_classes: int, coding: MaskCoding) -> np.ndarray:
-    """Map uint8 (H, W, 3) colours to indices; grey values that are no colours of classes are taken as the index."""
+    """Map uint8 (H, W, 3) colours to indices; grey values that are no colours of classes are taken as the index.
+
+    Where `coding` has values, grey is one of them rather than a colour.
+    """
     red, green, blue = (colours[..., channel].astype(np.uint32) for channel in range(3))
     codes = red << 16 | green << 8 | blue
-    palette = voc_palette().tolist()
-    known = coding.colours or {tuple(palette[index]): index for index in range(num_classes)}
-    known = {tuple(palette[VOID]): VOID, **known}
     table = np.full(1 << 24, -1, dtype=np.int16)
-    for (r, g, b), index in known.items():
+    for (r, g, b), index in _colours(num_classes, coding).items():
         table[r << 16 | g << 8 | b] = index
     indices = table[codes]
     grey = colours[..., 0]
-    plain = (colours == grey[..., None]).all()
-    if (indices >= 0).all() and not (coding.values and plain):
-        return indices.astype(np.uint8)
-    values = coding.values or range(num_classes)
+    known, values = bool((indices >= 0).all()), coding.values or range(num_classes)
+    plain = (coding.values or not known) and (colours == grey[..., None]).all()
     if plain and np.isin(grey, [*values, VOID]).all():
         return _checked(path, grey, num_classes, coding.values)
+    if known:
+        return indices.astype(np.uint8)
     code = int(codes[indices < 0].min())
     where = "the colours that its classes are given" if coding.colours else "the VOC colour map"
     raise DataError(

@@ -28,7 +28,7 @@ from engine.storage.device import (
     pick_device,
     pick_precision,
 )
-from engine.storage.errors import UserError, run_cli
+from engine.storage.errors import UserError, positive, run_cli
 from models.backbones import BACKBONES
 from models.onehead import ModelConfig, OneHead, count_parameters
 
@@ -75,18 +75,18 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("what to measure").add_argument
     add("--weights", metavar="FILE", help="checkpoint of the model (default: the default model, untrained)")
     add("--backbone", choices=sorted(BACKBONES), help="of an untrained model, without --weights")
-    add("--size", type=_positive, default=512, metavar="S", help=f"side of the input, a multiple of 32 {default}")
-    add("--batch", type=_positive, default=8, metavar="N", help=f"images a training step {default}")
+    add("--size", type=positive, default=512, metavar="S", help=f"side of the input, a multiple of 32 {default}")
+    add("--batch", type=positive, default=8, metavar="N", help=f"images a training step {default}")
     add("--alone", action="store_true", help="leave out what a user would pick instead, and the exported model")
     add("--int8", type=Path, metavar="FOLDER", help="also export in int8, calibrated on these pictures")
     add = parser.add_argument_group("where").add_argument
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help=f"auto: CUDA if there is one {default}")
     choices = ("auto", *DTYPES)
     add("--precision", choices=choices, default="auto", help=f"auto: what the device is fast at {default}")
-    add("--threads", type=_positive, metavar="N", help="CPU threads (default: as torch chooses)")
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: as torch chooses)")
     add = parser.add_argument_group("how often").add_argument
-    add("--runs", type=_positive, default=20, metavar="N", help=f"timed runs of each kind {default}")
-    add("--warmup", type=_positive, default=5, metavar="N", help=f"runs of each kind before the timed ones {default}")
+    add("--runs", type=positive, default=20, metavar="N", help=f"timed runs of each kind {default}")
+    add("--warmup", type=positive, default=5, metavar="N", help=f"runs of each kind before the timed ones {default}")
     return parser
 
 
@@ -267,12 +267,6 @@ def limit(figures: Figures, name: str) -> str:
         within = "within" if figures["latency_passed"] else "above"
         return f"for information: {within} the {MAX_LATENCY_MS:.0f} ms that a T4 may take"
     return f"{verdict}: limit {MAX_LATENCY_MS:.0f} ms on a T4"
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ class StageResult:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what is missing, then write table, plot and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape, allow_abbrev=False)
     parser.add_argument("grid", type=Path, help="YAML file of the grid")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders lie")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -46,6 +47,8 @@ MARK = "OneHead"
 INDEX = "predictions.json"
 WEAK = 0.1
 """Score to try where no picture has a box of the weights' own threshold."""
+MAX_STEM = 200
+"""Bytes of a source's name that the name of its result takes over; file systems allow 255 with number and ending."""
 FEW = "--weights of fewer classes, or smaller pictures"
 
 
@@ -130,7 +133,7 @@ def check_out(out: Path, given: Sequence[str]) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; name a folder for the results")
     for source in given:
-        if not is_url(source) and Path(source).is_dir() and Path(source).resolve() == out.resolve():
+        if not is_url(source) and os.path.isdir(source) and Path(source).resolve() == out.resolve():
             raise UserError(f"--out {out}: is the folder of the pictures; name another for the results")
     if not own_json(out / INDEX, "regions"):
         raise UserError(f"--out {out}: the {INDEX} there is no earlier result; name another folder")
@@ -144,13 +147,14 @@ def sources(given: Sequence[str], out: Path | None = None) -> Iterator[tuple[str
     taken: set[str] = set()
     for source in given:
         inside = [source]
-        if not is_url(source) and Path(source).is_dir():
+        if not is_url(source) and os.path.isdir(source):  # a name that no file can have is no folder
             files = (p for p in Path(source).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             inside = sorted(map(str, files))
             if not inside:
                 raise UserError(f"{source}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         for one in inside:
-            stem = PurePosixPath(urlsplit(one).path if is_url(one) else one).stem or "image"
+            stem = PurePosixPath(urlsplit(one).path if is_url(one) else one).stem
+            stem = stem.encode(errors="ignore")[:MAX_STEM].decode(errors="ignore") or "image"
             name = next(n for n in names(stem) if n not in taken and (out is None or replaceable(out / f"{n}.png")))
             taken.add(name)
             yield name, one

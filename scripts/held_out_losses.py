@@ -11,6 +11,7 @@ called the same.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from continual.teacher_remedy import divergence
 from data.dataset import TaskDataset
-from data.types import TASKS, Task, TaskSet
+from data.types import Task, TaskSet
 from engine.evaluation.evaluate import Evaluator
 from engine.settings.config import Config
 from engine.settings.options import build_parser, to_config
@@ -48,24 +49,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Score the checkpoints one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, nargs="+", help="the first is what drift is measured from")
-    parser.add_argument("--data.root", dest="root", default="data", help="folder that holds the three sets")
+    parser.add_argument("--data.root", dest="root", default="data", help="folder that holds the sets")
     parser.add_argument("--json", type=Path, help="where the record goes")
     args = parser.parse_args(argv)
     check_same(args.checkpoints)
     config, size = trained_with(args.checkpoints[0], args.root), load_model(args.checkpoints[0]).input_size
     sets = read_sets(config)[1]
     evaluator = Evaluator(sets, size)
-    seen = {task: batches(sets[task], size) for task in TASKS}
+    seen = {task: batches(held, size) for task, held in sets.items()}
     first: Tensor | None = None
     found = []
     for path in args.checkpoints:
         model = load_model(path)
-        masks = mask_logits(model, seen["seg"])
-        first = masks if first is None else first
         row: dict[str, Any] = {"checkpoint": f"{path.parent.name}/{path.name}", "settings": settings(path)}
-        row |= {**drift(masks, first), **losses(model, seen, config)}
+        if "seg" in seen:
+            masks = mask_logits(model, seen["seg"])
+            first = masks if first is None else first
+            row |= drift(masks, first)
+        row |= losses(model, seen, config)
         scores = evaluator.run(model).scores
-        found.append({**row, **{name: round(scores[name], 4) for name in METRICS}})
+        found.append({**row, **{name: round(scores[name], 4) for name in METRICS if name in scores}})
         print("  ".join(f"{k} {v}" for k, v in found[-1].items()), flush=True)
     if args.json:
         write_text(args.json, json.dumps({"rows": found, **provenance()}, indent=1) + "\n")
@@ -130,11 +133,10 @@ def drift(masks: Tensor, first: Tensor) -> dict[str, float]:
 def losses(model: OneHead, seen: dict[Task, list[Batch]], config: Config) -> dict[str, float]:
     """Mean over batches of every term, each on the images that are annotated for it."""
     criterion, sums = Criterion(config.loss), dict[str, list[float]]()
-    for task in TASKS:
-        for images, targets in seen[task]:
-            for name, value in criterion(model(images), targets).items():
-                if name in TERMS:
-                    sums.setdefault(name, []).append(float(value))
+    for images, targets in itertools.chain(*seen.values()):
+        for name, value in criterion(model(images), targets).items():
+            if name in TERMS:
+                sums.setdefault(name, []).append(float(value))
     return {name: round(sum(sums[name]) / len(sums[name]), 3) for name in TERMS if name in sums}
 
 

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.experiments.cells import given_settings, read_grid, run_cell
-from engine.storage.errors import run_cli
+from engine.storage.errors import UserError, run_cli
+from engine.training.summary import JOINT
 
-METRICS = {"seg": ("mIoU",), "det": ("AP50", "mAP"), "cls": ("Top-1",), "all": ("mIoU", "AP50", "mAP", "Top-1")}
+EVERY = ("mIoU", "AP50", "mAP", "Top-1")
+METRICS = {"seg": ("mIoU",), "det": ("AP50", "mAP"), "cls": ("Top-1",), "all": EVERY, JOINT: EVERY}
 """What is shown of a stage."""
 
 
@@ -39,13 +41,16 @@ def table(stage: str, results: dict[str, list[dict[str, Any]]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape, allow_abbrev=False)
     parser.add_argument("grid", type=Path, help="YAML file of the grid")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders lie")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="only these seeds of the grid")
     args, options = parser.parse_known_args(argv)
     grid = read_grid(args.grid).only(args.seeds)
+    for stage in set(grid.stages) - METRICS.keys():
+        raise UserError(f"{args.grid}: stages has {stage!r}; choose among {', '.join(METRICS)}")
     grid = replace(grid, settings={**grid.settings, **given_settings(options)})
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for cell in grid.cells():

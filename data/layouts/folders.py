@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.classes import IMAGENETTE, NameIndex, imagenette_name, one_form
+from data.classes import IMAGENETTE, NameIndex, folder_position, imagenette_name, one_form
 from data.errors import DataError
 from data.layouts.class_folders import is_shelf
 from data.layouts.tree import Found, listing
@@ -20,7 +21,7 @@ _IMAGENET_FILE = re.compile(r"n\d{8}_\d+|ILSVRC2012_")
 def class_names(folders: Sequence[str], classes: Sequence[str] | None = None, numbered: bool = True) -> dict[str, str]:
     """Return folder -> class name.
 
-    A folder named like one of `classes` is that class. WordNet ids and names of Imagenette give its readable
+    A folder that stands for one of `classes` is that class. WordNet ids and names of Imagenette give its readable
     names, so do `0`..`9` where all folders are such numbers (position in the sorted WordNet ids) and `numbered`.
     Others stand for themselves.
     """
@@ -29,7 +30,7 @@ def class_names(folders: Sequence[str], classes: Sequence[str] | None = None, nu
     known = NameIndex(classes or ())
     names = {}
     for folder in folders:
-        position = known(folder)
+        position = folder_position(folder, known)
         if classes is not None and position is not None:
             names[folder] = classes[position]
         elif numbered:
@@ -43,34 +44,73 @@ def _are_positions(folders: Sequence[str]) -> bool:
     return all(name.isdecimal() and int(name) < len(IMAGENETTE) for name in folders)
 
 
+@dataclass(frozen=True)
+class _Labels:
+    """The class folder of every image, the name of each folder's class, and how numbers were read."""
+
+    folders: dict[Path, str]
+    names: dict[str, str]
+    order: str = ""
+    notes: tuple[str, ...] = ()
+
+    def unknown(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """The names that are none of `classes`."""
+        known = NameIndex(classes)
+        return tuple(name for name in _sorted_names(set(self.names.values())) if known(name) is None)
+
+    def all_unknown(self, classes: Sequence[str]) -> bool:
+        """Whether no name is one of `classes`."""
+        return set(self.unknown(classes)) == set(self.names.values())
+
+
+def _labels(found: Found, classes: Sequence[str] | None) -> _Labels:
+    """Name the class of every folder: numbers that are no names count up in Imagenette's order or that of `classes`."""
+    folders = _folders_of(found, classes)
+    distinct = sorted(set(folders.values()))
+    reason = _imagenette_order(found) if _are_positions(distinct) else ""
+    labels = _Labels(folders, class_names(distinct, classes, numbered=bool(reason)))
+    if reason and any(labels.names[folder] != folder for folder in distinct):
+        return replace(labels, order=f"; numbers are positions among Imagenette's classes, because {reason}")
+    if classes is None or not labels.all_unknown(classes) or not _count_up(distinct, len(classes)):
+        return labels
+    note = f"the folders 0 to {len(classes) - 1} are read as the classes in their order: {listing(classes)}"
+    return replace(labels, names={folder: classes[int(folder)] for folder in distinct}, notes=(note,))
+
+
+def _count_up(folders: Sequence[str], count: int) -> bool:
+    """Return whether the names of folders are the numbers from 0 on, one for each of `count` classes."""
+    return all(name.isdecimal() for name in folders) and sorted(map(int, folders)) == list(range(count))
+
+
+def has_no_class(found: Found, classes: Sequence[str] | None) -> bool:
+    """Return whether no folder of a classification set stands for one of `classes`, if these are given."""
+    return classes is not None and _labels(found, classes).all_unknown(classes)
+
+
 def read_folders(found: Found, classes: Sequence[str] | None = None) -> TaskSet:
     """Read a classification set: the label of an image is the class of its folder.
 
     Without `classes`, Imagenette classes come in the order of their WordNet ids, other folder names sorted.
     With `classes`, folders that stand for none of them become `TaskSet.unknown`.
-    Raises DataError if there is no image.
+    Raises DataError if there is no image, or if no folder stands for one of `classes`.
     """
     if not found.images:
         raise DataError(f"{found.folder}: no image in any class folder; check the path")
-    folders = _folders_of(found, classes)
-    distinct = sorted(set(folders.values()))
-    positions = _are_positions(distinct)
-    reason = _imagenette_order(found) if positions else ""
-    names = class_names(distinct, classes, numbered=bool(reason))
-    notes, layout = found.notes, found.layout
-    if reason and any(names[folder] != folder for folder in distinct):
-        layout += f"; numbers are positions among Imagenette's classes, because {reason}"
-    present = _sorted_names(set(names.values()))
+    labels = _labels(found, classes)
+    present = _sorted_names(set(labels.names.values()))
     if classes is None:
         classes = present
-    known = NameIndex(classes)
-    unknown = tuple(name for name in present if known(name) is None)
-    if positions and not reason and len(unknown) == len(present):
-        notes = (*notes, f"the folders {listing(distinct)} are classes of these names, not positions among others")
+    elif labels.all_unknown(classes):
+        raise DataError(
+            f"{found.folder}: none of the folders ({listing(labels.names)}) is a class of {listing(classes, 10)}; "
+            f"name each folder after its class, or all of them 0 to {len(classes) - 1} in this order"
+        )
+    known, unknown = NameIndex(classes), labels.unknown(classes)
     extra = {name: len(classes) + position for position, name in enumerate(unknown)}
-    labels = {name: extra[name] if name in extra else known(name) for name in present}
+    of_name = {name: extra[name] if name in extra else known(name) for name in present}
     paths = sorted(found.images, key=_order)
-    records = tuple(Record(path, label=labels[names[folders[path]]]) for path in paths)
+    records = tuple(Record(path, label=of_name[labels.names[labels.folders[path]]]) for path in paths)
+    layout, notes = found.layout + labels.order, (*found.notes, *labels.notes)
     return TaskSet("cls", found.split, layout, tuple(classes), records, unknown, notes)
 
 
@@ -88,7 +128,8 @@ def _folders_of(found: Found, classes: Sequence[str] | None) -> dict[Path, str]:
     if classes is not None:
         known = NameIndex(classes)
         below = {name for some in inner.values() for name in some}
-        if not any(known(name) is not None for name in inner) and any(known(name) is not None for name in below):
+        above, inside = ([folder_position(name, known) is not None for name in some] for some in (inner, below))
+        if not any(above) and any(inside):
             return {path: names[1] if len(names) > 1 else names[0] for path, names in parts.items()}
     return {path: names[0] for path, names in parts.items()}
 

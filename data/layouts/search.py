@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from data.errors import DataError, OtherDocument, SetNotFound
 from data.layouts.box_files import find_box_files
 from data.layouts.class_folders import find_cls
 from data.layouts.finders import Documents, find_det
+from data.layouts.folders import has_no_class
 from data.layouts.mask_folders import find_seg
 from data.layouts.passed_over import passed_over
 from data.layouts.tree import ALL, MAX_FOLDERS, SPLIT_WORDS, Found, Tree, listing, scan, split_of, words
@@ -31,6 +32,7 @@ class _Search:
 
     tree: Tree
     task: Task
+    classes: Sequence[str] | None = None
     documents: Documents = field(default_factory=Documents)
     reasons: list[str] = field(default_factory=list)
 
@@ -46,38 +48,41 @@ class _Search:
         return [partial(find_cls, self.tree, reasons=self.reasons)]
 
     def first(self, splits: tuple[str, ...]) -> Found | None:
-        """Return what the first finder that finds any of the splits finds; sets without boxes come last."""
+        """Return what the first finder that finds any of the splits finds; sets without labels come last."""
         bare: Found | None = None
         for find in self.finders():
             for split in splits:
                 if bare and split == "train":
-                    continue  # that boxes are kept back is no reason to score training images
+                    continue  # that labels are kept back is no reason to score training images
                 found = find(split)
-                if found and not _is_bare(found):
-                    passed = (f"passed over, without any box: {bare.layout}",) if bare else ()
+                if found and not self._lacks(found):
+                    passed = (f"passed over, {self._lacks(bare)}: {bare.layout}",) if bare else ()
                     return replace(found, notes=(*found.notes, *passed))
                 bare = bare or found
         return bare
 
+    def _lacks(self, found: Found) -> str:
+        """Return how a set is without labels, as hidden test splits are; empty if it has some."""
+        if self.task == "cls":
+            return "no folder stands for a class" if has_no_class(found, self.classes) else ""
+        if self.task == "seg":
+            return ""
+        boxes = any(f.stat().st_size for _, f in found.pairs) if found.pairs else found.document["annotations"]
+        return "" if boxes else "without any box"
 
-def _is_bare(found: Found) -> bool:
-    """Return whether a detection set lists images and no box at all, as hidden test splits do."""
-    if found.task != "det":
-        return False
-    return not any(f.stat().st_size for _, f in found.pairs) if found.pairs else not found.document["annotations"]
 
-
-def find_set(root: Path | str, task: Task, split: str | None = None) -> Found:
+def find_set(root: Path | str, task: Task, split: str | None = None, classes: Sequence[str] | None = None) -> Found:
     """Find the set of one task below `root`: a data folder, the set's own folder, or a split of it.
 
     `split` is any usual name of train, val or test; None means test, else val, else everything there is.
-    Where no folder or file names a split, every image belongs to the set.
+    Where no folder or file names a split, every image belongs to the set. Folders of which none is one of `classes`
+    come last.
     Raises DataError if nothing is found, or if the annotation file of the wanted split is broken.
     """
     wanted = None if split is None else split_of(split)
     if split is not None and wanted is None:
         raise DataError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
-    search = _Search(scan(Path(root)), task)
+    search = _Search(scan(Path(root)), task, classes)
     found = search.first(("test", "val", ALL, "train") if wanted is None else (wanted,))
     others = [] if found else [name for name in SPLITS if name != wanted and search.first((name,))]
     if found is None and wanted is not None and not others and not _contradicts(search.tree.root, wanted):
@@ -119,7 +124,7 @@ def _missing(search: _Search, wanted: str | None, others: list[str]) -> DataErro
 
 def _hidden_by_name(search: _Search, wanted: str | None) -> list[str]:
     """Return a sentence about a set that is passed over because a folder's name is that of another task."""
-    lenient = _Search(replace(search.tree, lenient=True), search.task)
+    lenient = _Search(replace(search.tree, lenient=True), search.task, search.classes)
     try:
         found = lenient.first((wanted,) if wanted else ("test", "val", ALL, "train"))
     except DataError:

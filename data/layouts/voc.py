@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from data.classes import VOC_CLASSES, NameIndex, normal_name, one_form
 from data.errors import DataError
-from data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, holds_only, image_size
+from data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, holds_only, image_size, palette_reading
 from data.layouts.alike import common
 from data.layouts.class_names import BACKGROUND, IGNORED, ClassNames, find_names, for_classes
 from data.layouts.tree import (
@@ -216,7 +216,16 @@ def read_masks(found: Found, classes: Sequence[str] | None = None) -> TaskSet:
                 f"{size[0]} x {size[1]}; save the mask at the size of its image"
             )
         records.append(Record(image, mask=mask, coding=None if plain else coding))
+    notes += _other_palettes(records, len(names))
     return TaskSet("seg", found.split, found.layout + assumed, names, tuple(records), notes=(*found.notes, *notes))
+
+
+def _other_palettes(records: Sequence[Record], num_classes: int) -> tuple[str, ...]:
+    """Notes on masks of which something else than the index of their palette counts."""
+    read = (palette_reading(record.mask, num_classes, record.coding) for record in records if record.mask)
+    counts = Counter(filter(None, read))
+    text = "{} masks have palettes in another order: the {} count, not the indices"
+    return tuple(text.format(n, what) for what, n in counts.items())
 
 
 def _with_background(own: ClassNames, classes: Sequence[str]) -> tuple[ClassNames, tuple[str, ...]]:
@@ -239,8 +248,8 @@ def _positions(found: Found, own: ClassNames, classes: Sequence[str]) -> list[in
     """Return the position of every class of the set among `classes`. Raises DataError if one has none."""
     index = NameIndex(classes)
     positions = [index(name) for name in own.names]
-    same = sum(position == index for index, position in enumerate(positions))
-    if len(own.names) == len(classes) and 2 * same >= len(classes):
+    others = [position for place, position in enumerate(positions) if position != place]
+    if len(own.names) == len(classes) and 2 * len(others) <= len(classes) and all(p is None for p in others):
         return list(range(len(classes)))  # the same classes in the same order, some of them spelled in another way
     positions = [VOID if normal_name(n) in IGNORED and p is None else p for n, p in zip(own.names, positions)]
     unknown = [name for name, position in zip(own.names, positions) if position is None]

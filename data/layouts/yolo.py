@@ -6,14 +6,15 @@ Some tools write corners, `class x1 y1 x2 y2`, which `guess_fractions` tells fro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data.classes import NameIndex
 from data.errors import DataError
 from data.layouts.class_names import BOX_FILES, ClassNames, find_names
-from data.layouts.tree import Found
+from data.layouts.tree import Found, listing
 from data.layouts.units import guess_fractions
 
 _MAX_BYTES = 5_000_000
@@ -62,8 +63,12 @@ def _parsed(words: list[str]) -> tuple[int, list[float] | None]:
     return int(values[0]), [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
 
 
-def yolo_document(found: Found) -> Found:
-    """Read the text files of a set into the form of a COCO file. Raises DataError if boxes are no fractions."""
+def yolo_document(found: Found, classes: Sequence[str] | None = None) -> Found:
+    """Read the text files of a set into the form of a COCO file.
+
+    Where no file names the classes, their numbers count up in the order of `classes`. Raises DataError if they do not,
+    or if boxes are no fractions.
+    """
     ids = {path: number for number, path in enumerate(found.images)}
     annotations: list[dict[str, Any]] = []
     above: list[str] = []
@@ -77,7 +82,7 @@ def yolo_document(found: Found) -> Found:
     if 2 * len(above) > len(annotations):
         raise DataError(f"{found.annotation}/{above[0]}: the box is in pixels; {_REMEDY}")
     own = _names(found)
-    names, notes = _by_number(own, used)
+    names, notes = _by_number(own, used) if own else _unnamed(found, used, classes)
     document = {
         "images": [{"id": number, "file_name": str(path)} for path, number in ids.items()],
         "annotations": annotations,
@@ -96,11 +101,24 @@ def _names(found: Found) -> ClassNames | None:
     return find_names([found.annotation, *list(found.annotation.parents)[:3]], BOX_FILES)
 
 
-def _by_number(own: ClassNames | None, used: set[int]) -> tuple[dict[int, str], tuple[str, ...]]:
+def _unnamed(found: Found, used: set[int], classes: Sequence[str] | None) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Return number -> name where no file has names: its own digits, or a class if all of these are numbered."""
+    missing = "no file names the classes (data.yaml, classes.txt)"
+    names = {number: str(number) for number in sorted(used)}
+    known = NameIndex(classes or ())
+    if classes is None or not used or any(known(name) is not None for name in names.values()):
+        return names, (f"{missing}: they are numbers",)
+    if used == set(range(len(classes))):
+        how = f"0 to {len(classes) - 1} are read as the classes in their order: {listing(classes)}"
+        return dict(enumerate(classes)), (f"{missing}: {how}",)
+    raise DataError(
+        f"{found.annotation}: {missing}, and the numbers {listing(names.values())} of its boxes are not 0 to "
+        f"{len(classes) - 1}, one for each of {listing(classes, 10)}; name them in a data.yaml"
+    )
+
+
+def _by_number(own: ClassNames, used: set[int]) -> tuple[dict[int, str], tuple[str, ...]]:
     """Return number -> name for all numbers in use; a number without a name stands for itself."""
-    if own is None:
-        note = "no file names the classes (data.yaml, classes.txt): they are numbers"
-        return {number: str(number) for number in sorted(used)}, (note,)
     values = own.coding.values or {index: index for index in range(len(own.names))}
     names = {value: own.names[index] for value, index in values.items()}
     missing = sorted(used - names.keys())

@@ -33,6 +33,8 @@ FROM_SUMMARY = (
     "peak_memory_mib",
 )
 """What a result takes over from the run's summary."""
+OF_THE_GRID = ("--stage", "--config", "--seed", "--name")
+"""Options of a training that its grid gives."""
 Settings = Mapping[str, Any]
 """Settings by dotted key, as on the command line: {"optim.lr": 5e-4}."""
 
@@ -112,9 +114,11 @@ def to_options(settings: Settings) -> list[str]:
 
 
 def given_settings(words: Sequence[str]) -> dict[str, str]:
-    """Settings from words of a command line. Raises UserError for words that are none."""
+    """Settings from words of a command line. Raises UserError for words that are none, or that the grid gives."""
     if len(words) % 2 or not all(w.startswith("--") for w in words[::2]):
         raise UserError(f"options for the trainings come as --section.key VALUE, not {' '.join(words)}")
+    for word in set(words[::2]).intersection(OF_THE_GRID):
+        raise UserError(f"{word}: the grid's file gives it to every training; change it there (some seeds: --seeds)")
     return {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2])}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import io
 import signal
@@ -58,18 +59,27 @@ def run_cli(
     return 2
 
 
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def first_line(error: Exception) -> str:
     """The beginning of an error's message; the name of its type if that is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def machine_fault(error: Exception, memory: str) -> str | None:
-    """Message for a failure of memory, disk or another process of the run; None for any other exception."""
+    """Message for a failure of memory, a file or another process of the run; None for any other exception."""
     text = " ".join(str(error).split())[:200]
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in text:
         return f"out of memory ({text or 'no details'}); lower {memory}"
     if isinstance(error, OSError) and error.errno in REFUSED:
         return f"{error.filename or 'a file'}: {error.strerror}; free space, or name a folder that can be written"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; check the path"
     lost = getattr(torch.distributed, "DistError", ())  # not in every build of torch
     if isinstance(error, lost) or "closed by peer" in text or "reset by peer" in text:
         return f"another process of this run ended ({text}); see its message, then run again with --resume"

@@ -261,6 +261,14 @@ def test_root_that_cannot_be_written(run, tmp_path, capsys):
         ("{}", "not a name list"),
         ('{"format": 1, "det": {"train": {"../../x.jpg": {}}}}', "'../../x.jpg' is no det name"),
         ('{"format": 1, "cls": {"../x": {}}}', "'../x' is no cls name"),
+        ('{"format": 1, "det": []}', '"det" is no object of splits; give another'),
+        ('{"format": 1, "cls": {"train": ["x"]}}', '"cls" "train" is no object of names'),
+        (
+            '{"format": 1, "seg": {"train": {"2007_000001": {"image": null}}}}',
+            "of seg train needs image, mask",
+        ),
+        ('{"format": 1, "cls": {"val": {"n01440764/a.JPEG": null}}}', "'n01440764/a.JPEG' of cls val needs sha256"),
+        ('{"format": 1, "det": {"train": {}}}', '"det" needs a list of "categories"'),
     ],
 )
 def test_bad_name_lists(run, tmp_path, capsys, text, sentence):

@@ -110,6 +110,13 @@ def test_a_comparison_of_single_stages_is_refused(compared: tuple[Path, Path], t
         main([str(tmp_path / "grid.yaml"), "--results", str(tmp_path)])
 
 
+def test_a_seed_is_not_short_for_seeds(compared: tuple[Path, Path]) -> None:
+    with pytest.raises(
+        UserError, match=r"--seed: the grid's file gives it to every training; .* \(some seeds: --seeds\)"
+    ):
+        main([str(compared[0]), "--seed", "0"])
+
+
 def test_baselines_have_no_remedy_and_full_rates(compared: tuple[Path, Path]) -> None:
     base = cells(replace(read_grid(compared[0]), settings={"continual.recall": 2.0, "optim.shared_lr.cls": 0.1}))[0]
     assert base.settings["continual.recall"] == 0

@@ -172,6 +172,21 @@ def test_categories_the_model_does_not_know_are_listed(
     assert last_line(out) == {"Top-1": 0.75, "Top-1_known": 1.0, "seen_in_training": None}
 
 
+def test_folders_of_no_class_cost_their_task_only_and_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oracle = write_sets(tmp_path)
+    folder = tmp_path / "imagenette_160" / "val"
+    for name, other in (("n01440764", "first"), ("n03028079", "second")):
+        (folder / name).rename(folder / other)
+    assert run(monkeypatch, oracle, tmp_path) == 2
+    captured = capsys.readouterr()
+    complaint = f"error: classification is not evaluated: {folder}: none of the folders (first, second) is a class of"
+    assert captured.err.startswith(complaint)
+    assert last_line(captured.out)["Top-1"] is None
+    assert last_line(captured.out)["mAP"] == last_line(captured.out)["mIoU"] == 1.0
+
+
 def test_confusion_matrices_are_printed_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +219,7 @@ def test_user_errors_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
     cases = {
         "missing.pt": ["--weights", str(tmp_path / "missing.pt"), "--data_root", str(tmp_path)],
         "notes.pt": ["--weights", str(text), "--data_root", str(tmp_path)],
+        "x" * 300: ["--weights", str(text), "--data_root", str(tmp_path / ("x" * 300))],
         "nowhere": ["--weights", str(text), "--data_root", str(tmp_path / "nowhere")],
     }
     for name, arguments in cases.items():

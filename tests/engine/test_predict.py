@@ -206,6 +206,25 @@ def test_a_broken_picture_does_not_keep_the_others_from_being_tried(
     assert line.startswith(f"error: {folder / 'b.png'}: cannot be decoded (")
 
 
+def test_a_name_that_no_file_can_have_is_a_picture_that_failed(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photo().save(tmp_path / "a.png")
+    long = str(tmp_path / ("x" * 300 + ".jpg"))
+    assert run_cli(main, ["--weights", weights, "--out", str(tmp_path / "o"), long, str(tmp_path / "a.png")]) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        f"error: {long}: cannot be read (File name too long); check the file"
+    )
+
+
+def test_long_names_of_addresses_are_cut(tmp_path: Path) -> None:
+    address = f"https://example.org/{'%D0%9F' * 45}.jpg"  # 270 characters
+    found = list(sources([address, address, f"{'é' * 120}.jpg"], tmp_path))
+    assert found[0] == (("%D0%9F" * 45)[:200], address)
+    assert found[1] == (("%D0%9F" * 45)[:200] + "-1", address)
+    assert found[2][0] == "é" * 100  # two bytes each
+
+
 def test_what_was_found_is_kept_when_the_program_is_interrupted(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

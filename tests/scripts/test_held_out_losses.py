@@ -41,6 +41,16 @@ def test_the_record_has_every_term_of_every_checkpoint(drawn: Path, tmp_path: Pa
     assert rows[1]["l1"] < rows[0]["l1"]  # which stage 2 taught
 
 
+def test_a_run_of_one_task_is_measured_on_its_set_alone(drawn: Path, tmp_path: Path) -> None:  # noqa: F811
+    (boxes,) = (folder for folder in drawn.iterdir() if "det" in folder.name)
+    alone = ["--data.root", str(boxes), "--runs", str(tmp_path), "--name", "one", "--order", "[det]", "--stage", "det"]
+    assert train([*TINY, *alone]) == 0
+    assert main([str(tmp_path / "one" / "det.pt"), "--data.root", str(boxes), "--json", str(tmp_path / "r.json")]) == 0
+    (row,) = json.loads((tmp_path / "r.json").read_text())["rows"]
+    assert {"mAP", "AP50", "l1", "giou", "conf"} <= row.keys()
+    assert not {"drift", "mIoU", "Top-1", "seg_ce", "cls_ce"} & row.keys()
+
+
 @pytest.mark.parametrize("other", [["--data.holdout", "false"], ["--data.holdout", "true", "--data.fold", "1"]])
 def test_a_network_that_may_have_learnt_from_the_images_is_refused(
     drawn: Path,  # noqa: F811

@@ -120,6 +120,8 @@ def test_cut_connections(sample, server, tmp_path):
         ("det=unicorn", "--classes det: 'unicorn' is unknown; choose from person, bicycle, dog"),
         ("cls=tench,dog", "--classes cls: 'dog' is unknown; choose from tench"),
         ("person", "--classes person: write TASK=NAME,NAME"),
+        ("pretrain=dog", "--classes pretrain=dog: write one task of seg, det, cls before the names"),
+        ("det,seg=dog", "--classes det,seg=dog: write one task of seg, det, cls before the names"),
         ("box=person", "--tasks box: 'box' is not a task"),
     ],
 )

@@ -99,6 +99,19 @@ def test_yolo_without_names_reports_it_and_names_missing_ones(tmp_path: Path) ->
     assert any("data.yaml names no class 7, which label files use: name it there" in note for note in found.notes)
 
 
+def test_yolo_without_names_counts_up_in_the_order_of_the_model(tmp_path: Path) -> None:
+    draw_image(tmp_path / "test" / "images" / "a.jpg")
+    write(tmp_path / "test" / "labels" / "a.txt", f"1 {YOLO_BOX}\n0 {YOLO_BOX}\n")
+    found = load_set(tmp_path, "det", None, ("dog", "cat"))
+    assert boxes(found) == {"a.jpg": [("cat", BOX), ("dog", BOX)]}
+    assert any(note.endswith("0 to 1 are read as the classes in their order: dog, cat") for note in found.notes)
+    assert boxes(load_set(tmp_path, "det", None, ("1", "0"))) == {"a.jpg": [("1", BOX), ("0", BOX)]}
+    with pytest.raises(
+        DataError, match=r"no file names the classes .* the numbers 0, 1 of its boxes are not 0 to 2, .*"
+    ):
+        load_set(tmp_path, "det", None, ("dog", "cat", "cow"))
+
+
 def test_corners_in_text_files_are_told_from_centres(tmp_path: Path) -> None:
     draw_image(tmp_path / "images" / "a.jpg")
     write(tmp_path / "labels" / "a.txt", "0 0.375 0.375 0.625 0.625\n0 0.5 0.75 1.0 1.0\n1 0.25 0 1 1\n")

@@ -104,12 +104,73 @@ def test_numbers_are_positions_only_if_the_set_is_named_so(tmp_path: Path, path:
     draw(tmp_path, (path.format(k, k) for k in range(10)))
     readable = tuple(IMAGENETTE.values())
     found = load_set(tmp_path, "cls", "val", readable)
+    assert [record.label for record in sorted(found.records, key=lambda r: r.image.parts[-2])] == list(range(10))
     if imagenette:
-        assert [record.label for record in sorted(found.records, key=lambda r: r.image.parts[-2])] == list(range(10))
         assert "numbers are positions among Imagenette's classes, because" in found.layout
-    else:
-        assert found.unknown == tuple("0123456789")
+    else:  # a model that asks for ten classes says what ten numbers mean; nothing else does
+        assert any(note.startswith("the folders 0 to 9 are read as the classes in their order") for note in found.notes)
         assert load_set(tmp_path, "cls", "val").classes == tuple("0123456789")
+
+
+def test_numbers_count_up_in_the_order_of_the_model_if_there_is_one_for_each_class(tmp_path: Path) -> None:
+    classes = ("oak", "ash", "elm")
+    draw(tmp_path / "test", ("00/a.jpg", "01/b.jpg", "2/c.jpg"))
+    assert [record.label for record in load_set(tmp_path, "cls", None, classes).records] == [0, 1, 2]
+    assert counts(load_set(tmp_path, "cls", None, ("2", "00", "01"))) == {"2": 1, "00": 1, "01": 1}
+    for others in (classes[:2], (*classes, "fir")):
+        with pytest.raises(
+            DataError, match=rf"test: none of the folders \(00, 01, 2\) .* all of them 0 to {len(others) - 1}"
+        ):
+            load_set(tmp_path, "cls", None, others)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("0_tench", "tench"),
+        ("3 - Chain_Saw", "chain saw"),
+        ("007.golf-ball", "golf ball"),
+        ("tench, Tinca tinca", "tench"),
+        ("1_English_springer,_English_springer_spaniel", "English springer"),
+        ("English_springer_spaniel", "English springer"),
+        ("church building", "church"),
+        ("horn", "French horn"),
+        ("petrol_pump", "gas pump"),
+        ("Chute", "parachute"),
+        ("dustcart", "garbage truck"),
+    ],
+)
+def test_other_names_of_the_classes_of_a_model(tmp_path: Path, folder: str, name: str) -> None:
+    draw(tmp_path / "test", (f"{folder}/0.jpg", "cassette player/1.jpg"))
+    found = load_set(tmp_path, "cls", None, NAMES)
+    assert not found.unknown
+    assert counts(found) == {name: 1, "cassette player": 1}
+    assert folder in load_set(tmp_path, "cls", None, (folder, "cassette player")).classes
+
+
+@pytest.mark.parametrize("folder", ["tench, church", "2", "0_dog", "springer"])
+def test_what_names_no_class_or_two_is_unknown(tmp_path: Path, folder: str) -> None:
+    draw(tmp_path / "test", (f"{folder}/0.jpg", "cassette player/1.jpg"))
+    assert load_set(tmp_path, "cls", None, NAMES).unknown == (folder,)
+
+
+def test_other_names_mean_nothing_to_a_set_of_its_own(tmp_path: Path) -> None:
+    draw(tmp_path / "val", ("horn/0.jpg", "bell/0.jpg", "2_chute/0.jpg"))
+    assert load_set(tmp_path, "cls", "val").classes == ("2_chute", "bell", "horn")
+
+
+def test_folders_of_no_class_are_passed_over_for_the_next_split_and_refused_without_one(tmp_path: Path) -> None:
+    draw(tmp_path / "imagenette2-160", ("test/unlabelled/0.JPEG", "train/n01440764/0.JPEG"))
+    with pytest.raises(
+        DataError, match=r"imagenette2-160/test: none of the folders \(unlabelled\) is a class of tench,"
+    ):
+        load_set(tmp_path, "cls", None, NAMES)  # what was trained on is no substitute
+    assert load_set(tmp_path, "cls", "train", NAMES).split == "train"
+    draw(tmp_path / "imagenette2-160", ("val/n02102040/0.JPEG", "val/goldfish/0.JPEG"))
+    found = load_set(tmp_path, "cls", None, NAMES)
+    assert (found.split, counts(found)) == ("val", {"English springer": 1, "goldfish": 1})
+    (note,) = (note for note in found.notes if note.startswith("passed over"))
+    assert note == "passed over, no folder stands for a class: one folder per class in imagenette2-160/test/"
 
 
 def test_names_of_two_sets_match_in_any_unicode_form_and_capitals(tmp_path: Path) -> None:

@@ -203,6 +203,31 @@ def test_other_spellings_in_the_same_order_are_the_same_classes(tmp_path: Path) 
     np.testing.assert_array_equal(masks_of(load_set(tmp_path, "seg", "val", VOC_CLASSES))[0], thirds())
 
 
+@pytest.mark.parametrize(
+    ("listed", "classes", "expected"),
+    [
+        (("background", "road", "wall", "sky"), ("background", "road", "sky", "wall"), [0, 1, 3]),
+        (("background", "wall", "road"), ("background", "road", "wall"), [0, 2, 1]),
+        (("background", "road", "wall", "skies"), ("background", "road", "wall", "sky"), [0, 1, 2]),
+    ],
+)
+def test_two_classes_that_change_places_are_no_other_spellings(
+    tmp_path: Path, listed: tuple[str, ...], classes: tuple[str, ...], expected: list[int]
+) -> None:
+    val_set(tmp_path, thirds())
+    (tmp_path / "classes.txt").write_text("\n".join(listed))
+    mask = masks_of(load_set(tmp_path, "seg", "val", classes))[0]
+    np.testing.assert_array_equal(mask, np.array(expected)[thirds()])
+
+
+def test_another_spelling_among_classes_in_another_order_is_refused(tmp_path: Path) -> None:
+    val_set(tmp_path, thirds())
+    swapped = {"person": "sheep", "sheep": "person", "aeroplane": "airplane"}
+    (tmp_path / "classes.txt").write_text("\n".join(swapped.get(name, name) for name in VOC_CLASSES))
+    with pytest.raises(DataError, match=r"classes.txt names background, airplane, .* \(airplane: unknown\)"):
+        load_set(tmp_path, "seg", "val", VOC_CLASSES)
+
+
 def test_values_that_are_no_indices(tmp_path: Path) -> None:
     val_set(tmp_path, thirds() * 100)
     (tmp_path / "_classes.csv").write_text("value,name\n0,background\n100,road\n200,wall\n")

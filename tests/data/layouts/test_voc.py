@@ -9,7 +9,7 @@ from PIL import Image
 from data.catalog import load_set
 from data.classes import VOC_CLASSES, voc_palette
 from data.errors import DataError
-from data.images import read_mask
+from data.images import palette_reading, read_mask
 from data.types import VOID
 from tests.data.builders import draw_image, draw_mask, mask_values, seg_set
 
@@ -17,6 +17,19 @@ from tests.data.builders import draw_image, draw_mask, mask_values, seg_set
 def save(path: Path, values: np.ndarray, mode: str | None = None) -> Path:
     image = Image.fromarray(values)
     (image if mode is None else image.convert(mode)).save(path)
+    return path
+
+
+def reduced(path: Path, values: np.ndarray, method: Image.Quantize | None = None) -> Path:
+    """Save as a palette image whose palette holds what is in use, in an order that the program chooses."""
+    Image.fromarray(values).quantize(8, method).save(path)
+    return path
+
+
+def with_palette(path: Path, values: np.ndarray, palette: list[tuple[int, int, int]]) -> Path:
+    image = Image.fromarray(values)
+    image.putpalette([channel for colour in palette for channel in colour])
+    image.save(path)
     return path
 
 
@@ -43,12 +56,80 @@ def test_every_way_to_store_a_mask_gives_the_same_indices(tmp_path: Path) -> Non
         save(tmp_path / "grey_in_three.png", np.repeat(values[..., None], 3, axis=2)),
         save(tmp_path / "grey_alpha.png", np.concatenate([values[..., None], alpha], axis=2)),
         save(tmp_path / "mask.bmp", values),
+        save(tmp_path / "grey.gif", values),  # in this file and the others from here on, indices are 0, 1 and 2
+        save(tmp_path / "colour.gif", coloured),
+        draw_mask(tmp_path / "palette.gif", values),
+        reduced(tmp_path / "reduced.png", coloured),
+        reduced(tmp_path / "reduced.tif", coloured),  # its palette is filled up with black
+        reduced(tmp_path / "octree.png", coloured, Image.Quantize.FASTOCTREE),
+        reduced(tmp_path / "grey_reduced.png", values),
     ]
     for path in paths:
         mask = read_mask(path, 21)
         assert mask.dtype == np.uint8
         np.testing.assert_array_equal(mask, values, err_msg=path.name)
     assert set(np.unique(values)) == {0, 15, VOID}
+
+
+BLACK, GREY, WHITE = (0, 0, 0), (128, 128, 128), (255, 255, 255)
+RED, PERSON, EDGE = (128, 0, 0), (192, 128, 128), (224, 224, 192)
+"""VOC's colours of classes 1 and 15 and of void; GREY is that of class 7."""
+
+
+@pytest.mark.parametrize(
+    ("palette", "expected"),
+    [
+        ([BLACK, PERSON, RED], [0, 15, 1]),
+        ([EDGE, PERSON, BLACK, BLACK, WHITE], [VOID, 15, 0]),  # the rest fills it up
+        ([BLACK, RED, EDGE], [0, 1, VOID]),
+        ([BLACK, RED, (0, 128, 0)], [0, 1, 2]),
+        ([BLACK, GREY, RED], [0, 7, 1]),
+        ([GREY, RED, (192, 192, 128), (128, 64, 128)], [0, 1, 2]),  # CamVid's, though two of it are VOC's too
+        ([BLACK, RED, (1, 2, 3)], [0, 1, 2]),
+        ([(5, 6, 7), (20, 30, 40), (50, 60, 70)], [0, 1, 2]),
+        ([BLACK, BLACK, BLACK], [0, 1, 2]),
+        ([BLACK, PERSON, PERSON], [0, 1, 2]),
+        ([(0, 0, 0), (15, 15, 15), (255, 255, 255)], [0, 15, VOID]),
+        ([(3, 3, 3), (15, 15, 15), (2, 2, 2), (0, 0, 0)], [3, 15, 2]),
+        ([(0, 0, 0), (12, 12, 12), (24, 24, 24)], [0, 1, 2]),  # levels to look at: 24 is no class
+        ([(k, k, k) for k in range(256)], [0, 1, 2]),
+    ],
+)
+def test_a_palette_counts_where_it_is_that_of_classes_in_another_order(
+    tmp_path: Path, palette: list[tuple[int, int, int]], expected: list[int]
+) -> None:
+    indices = np.arange(3, dtype=np.uint8).repeat(8).reshape(4, 6)
+    path = with_palette(tmp_path / "m.png", indices, palette)
+    np.testing.assert_array_equal(read_mask(path, 21), np.array(expected)[indices])
+    assert (palette_reading(path, 21) != "") == (expected != [0, 1, 2])
+
+
+@pytest.mark.parametrize("colours", [[BLACK, WHITE], [BLACK, WHITE, GREY, GREY], [WHITE, BLACK]])
+def test_black_and_white_are_any_two_classes(tmp_path: Path, colours: list[tuple[int, int, int]]) -> None:
+    indices = np.arange(2, dtype=np.uint8).repeat(8).reshape(4, 4)
+    np.testing.assert_array_equal(read_mask(with_palette(tmp_path / "m.png", indices, colours), 21), indices)
+
+
+def test_masks_whose_palette_is_in_another_order_are_noted(tmp_path: Path) -> None:
+    seg_set(tmp_path, "{split}/images", "{split}/masks", "val")
+    assert not any("palette" in note for note in load_set(tmp_path, "seg", "val", VOC_CLASSES).notes)
+    for number in (0, 2):
+        reduced(tmp_path / "val" / "masks" / f"val{number}.png", voc_palette()[mask_values()])
+    notes = load_set(tmp_path, "seg", "val", VOC_CLASSES).notes
+    assert "2 masks have palettes in another order: the colours count, not the indices" in notes
+
+
+def test_grey_colours_of_classes_in_another_order(tmp_path: Path) -> None:
+    indices = np.where(mask_values() == 15, 7, 0)  # VOC's seventh colour is grey, (128, 128, 128)
+    draw_image(tmp_path / "val" / "images" / "a.jpg")
+    (tmp_path / "val" / "masks").mkdir()
+    save(tmp_path / "val" / "masks" / "a.png", voc_palette()[indices])
+    listed = [VOC_CLASSES[0], *VOC_CLASSES[:0:-1]]  # the seventh of these is VOC's fourteenth
+    (tmp_path / "classes.txt").write_text("\n".join(listed))
+    (record,) = load_set(tmp_path, "seg", "val", VOC_CLASSES).records
+    assert record.mask is not None
+    assert listed[7] == VOC_CLASSES[14]
+    np.testing.assert_array_equal(read_mask(record.mask, 21, coding=record.coding), indices * 2)
 
 
 def test_one_bit_mask_holds_classes_0_and_1(tmp_path: Path) -> None:

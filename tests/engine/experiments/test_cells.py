@@ -11,7 +11,7 @@ import yaml
 from engine.experiments.cells import read_grid, run_cell, to_options
 from engine.storage.errors import UserError
 from engine.train import main as train
-from scripts.search import main
+from scripts.search import main, table
 from tests.engine.conftest import TINY, nested
 
 
@@ -115,3 +115,22 @@ def test_a_grid_whose_settings_are_no_file(tmp_path: Path):
 def test_stray_options_are_refused(grid_file: Path):
     with pytest.raises(UserError, match="options for the trainings"):
         main([str(grid_file), "stray"])
+
+
+@pytest.mark.parametrize("option", ["--seed", "--name", "--stage", "--config"])
+def test_what_the_grid_gives_is_no_option_of_its_trainings(grid_file: Path, option: str):
+    with pytest.raises(UserError, match=f"{option}: the grid's file gives it to every training"):
+        main([str(grid_file), option, "3"])  # --seed is not short for --seeds
+
+
+def test_a_stage_that_is_none_is_refused_before_anything_is_trained(grid_file: Path):
+    grid_file.write_text(yaml.safe_dump(yaml.safe_load(grid_file.read_text()) | {"stages": ["seg", "boxes"]}))
+    with pytest.raises(UserError, match="stages has 'boxes'; choose among seg, det, cls, all, joint"):
+        main([str(grid_file)])
+
+
+def test_a_joint_stage_shows_what_a_chain_shows():
+    row = {"mIoU": 0.25, "AP50": 0.5, "mAP": 0.125, "Top-1": None}
+    text = table("joint", {"a": [{"rows": [row], "minutes": 2}]})
+    assert text.splitlines()[1].split()[2:6] == ["mIoU", "AP50", "mAP", "Top-1"]
+    assert text.splitlines()[2].split()[2::2] == ["0.2500", "0.5000", "0.1250", "0.0000", "2.0"]

@@ -165,6 +165,8 @@ def test_out_of_memory_names_the_settings_to_lower(
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory (CUDA out of"),
         (MemoryError(), "out of memory (no details); lower --batch_size"),
         (OSError(28, "No space left on device", "plot.png"), "plot.png: No space left on device; free space, or name"),
+        (FileNotFoundError(2, "No such file", "x.pt"), "x.pt: No such file; check the path"),
+        (OSError(36, "File name too long", "x.jpg"), "x.jpg: File name too long; check the path"),
         (RuntimeError("[pair.cc:553] Connection closed by peer"), "another process of this run ended ([pair.cc:553]"),
     ],
 )
@@ -176,7 +178,7 @@ def test_faults_of_the_machine_are_one_sentence(error: Exception, sentence: str,
 
 
 def test_faults_of_this_program_keep_their_traceback() -> None:
-    for error in (RuntimeError("shapes differ"), FileNotFoundError(2, "No such file", "x")):
+    for error in (RuntimeError("shapes differ"), OSError(22, "Invalid argument")):
 
         def fail(argv: object, error: Exception = error) -> int:
             raise error
