@@ -66,8 +66,8 @@ def _parsed(words: list[str]) -> tuple[int, list[float] | None]:
 def yolo_document(found: Found, classes: Sequence[str] | None = None) -> Found:
     """Read the text files of a set into the form of a COCO file.
 
-    Where no file names the classes, their numbers count up in the order of `classes`. Raises DataError if they do not,
-    or if boxes are no fractions.
+    Where no file names the classes, numbers are places in `classes`. Raises DataError if some go beyond, or if boxes
+    are no fractions.
     """
     ids = {path: number for number, path in enumerate(found.images)}
     annotations: list[dict[str, Any]] = []
@@ -102,18 +102,18 @@ def _names(found: Found) -> ClassNames | None:
 
 
 def _unnamed(found: Found, used: set[int], classes: Sequence[str] | None) -> tuple[dict[int, str], tuple[str, ...]]:
-    """Return number -> name where no file has names: its own digits, or a class if all of these are numbered."""
+    """Return number -> name where no file has names: its own digits, or the class at that place."""
     missing = "no file names the classes (data.yaml, classes.txt)"
     names = {number: str(number) for number in sorted(used)}
     known = NameIndex(classes or ())
     if classes is None or not used or any(known(name) is not None for name in names.values()):
         return names, (f"{missing}: they are numbers",)
-    if used == set(range(len(classes))):
+    if max(used) < len(classes):
         how = f"0 to {len(classes) - 1} are read as the classes in their order: {listing(classes)}"
         return dict(enumerate(classes)), (f"{missing}: {how}",)
     raise DataError(
-        f"{found.annotation}: {missing}, and the numbers {listing(names.values())} of its boxes are not 0 to "
-        f"{len(classes) - 1}, one for each of {listing(classes, 10)}; name them in a data.yaml"
+        f"{found.annotation}: {missing}, and the numbers {listing(names.values())} of its boxes go beyond "
+        f"{len(classes) - 1}, the last of {listing(classes, 10)}; name them in a data.yaml"
     )
 
 

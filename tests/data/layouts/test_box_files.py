@@ -106,10 +106,11 @@ def test_yolo_without_names_counts_up_in_the_order_of_the_model(tmp_path: Path) 
     assert boxes(found) == {"a.jpg": [("cat", BOX), ("dog", BOX)]}
     assert any(note.endswith("0 to 1 are read as the classes in their order: dog, cat") for note in found.notes)
     assert boxes(load_set(tmp_path, "det", None, ("1", "0"))) == {"a.jpg": [("1", BOX), ("0", BOX)]}
+    assert boxes(load_set(tmp_path, "det", None, ("dog", "cat", "cow"))) == {"a.jpg": [("cat", BOX), ("dog", BOX)]}
     with pytest.raises(
-        DataError, match=r"no file names the classes .* the numbers 0, 1 of its boxes are not 0 to 2, .*"
+        DataError, match=r"no file names the classes .* the numbers 0, 1 of its boxes go beyond 0, the last of dog; .*"
     ):
-        load_set(tmp_path, "det", None, ("dog", "cat", "cow"))
+        load_set(tmp_path, "det", None, ("dog",))
 
 
 def test_corners_in_text_files_are_told_from_centres(tmp_path: Path) -> None:
