@@ -61,7 +61,7 @@ def overlap_with_surer(logits_BNC: Tensor, corners_BN4: Tensor) -> Tensor:
     own, other = logits_BNC[:, :, None], logits_BNC[:, None]
     number = torch.arange(logits_BNC.shape[1], device=logits_BNC.device)
     first_NN1 = (number < number[:, None])[..., None]
-    surer_BNNC = torch.where(first_NN1, other >= own, other > own)
+    surer_BNNC = (other > own) | ((other == own) & first_NN1)  # ONNX Runtime has no `where` of truths
     return (iou_BNN[..., None] * surer_BNNC).amax(2)
 
 
