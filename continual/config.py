@@ -1,5 +1,7 @@
 """Which remedies against forgetting are on, and how strongly."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 

@@ -4,6 +4,8 @@ All images are squashed to S x S. Random numbers come from an explicit generator
 pure function of what that generator was seeded with.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -157,7 +159,7 @@ class Axis:
     before: int
 
     @classmethod
-    def zoomed(cls, length: int, out: int, zoom: float, where: float) -> "Axis":
+    def zoomed(cls, length: int, out: int, zoom: float, where: float) -> Axis:
         """Plan `length` pixels shown `zoom` times as large as `out`; `where` in 0..1 is the position."""
         if zoom < 1:
             drawn = max(1, round(out * zoom))

@@ -4,6 +4,8 @@ All choices are drawn on the CPU, so that they follow from the generator alone; 
 Shape suffixes: B batch, S side of the views.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 

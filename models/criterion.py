@@ -4,6 +4,8 @@ Every term is a sum over the batch divided by a count over all processes, so tha
 one. Everything runs in float32, whatever precision the network ran in.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """OneHead: backbone, neck, head. One forward pass gives boxes, masks and the image label."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

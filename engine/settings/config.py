@@ -1,5 +1,7 @@
 """Every setting of a run, with its only default; options.py lets files and the command line change it."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field

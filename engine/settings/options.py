@@ -47,6 +47,9 @@ MAX_BYTES = 1_000_000
 """Largest file that is read as configuration."""
 MAX_DEPTH = 50
 """Most brackets in one another there."""
+ATTEMPTS = 5
+"""At reading the settings from their source. jsonargparse leaves out, silently, those of a class that it fails to
+parse, as happens where another thread (W&B's) parses too: ast's depth is one for all threads of Python 3.11."""
 
 
 class Parser(ArgumentParser):
@@ -195,14 +198,17 @@ def kind(hint: Any) -> str:
 def build_parser(prog: str, description: str) -> Parser:
     """A parser that knows `--config FILE` and every key of `Config`."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = Parser(prog=prog, description=description, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
-    parser.add_class_arguments(Config, None)  # needs annotations that are not postponed, or may leave out sections
-    keys = key_types(Config)
-    for action in parser._actions:
-        if any(k.startswith(f"{action.dest}.") for k in keys):
-            action.help = argparse.SUPPRESS  # whole sections are for files
-    return parser
+    for _ in range(ATTEMPTS):
+        parser = Parser(prog=prog, description=description, exit_on_error=False)
+        parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
+        parser.add_class_arguments(Config, None)
+        keys = key_types(Config)
+        for action in parser._actions:
+            if any(k.startswith(f"{action.dest}.") for k in keys):
+                action.help = argparse.SUPPRESS  # whole sections are for files
+        if keys.keys() <= {action.dest for action in parser._actions}:
+            return parser
+    raise RuntimeError("jsonargparse finds no settings in the source of engine/settings/config.py")
 
 
 def to_config(parser: Parser, parsed: Namespace) -> Config:
