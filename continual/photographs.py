@@ -1,7 +1,8 @@
 """Photographs of stage 0, replayed without labels: experts and the previous checkpoint say what they show.
 
 An expert that teaches on 240 images alone has little to add to their labels; photographs, which nobody has annotated,
-show more. Source: distillation of detectors on unlabelled images of any scene, arXiv 2110.15017.
+could show more. Measured with an expert no better than its student, they brought nothing (docs/search-log.md). Source:
+incremental detection with unlabelled images in the wild, arXiv 2110.15017.
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ from continual.replay import MOST
 class Photographs(Remedy):
     """Adds `per_step` varied photographs to each step, in stages where somebody teaches on them.
 
-    Several processes share them.
-
-    Raises ValueError for a number outside 1 to 10.
+    Several processes share them. Raises ValueError for a number outside 1 to 10.
     """
 
     def __init__(self, per_step: int) -> None:

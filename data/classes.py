@@ -40,6 +40,7 @@ _OTHER_NAMES = {
     "chute": "parachute",
 }
 """WordNet's other names of Imagenette's classes, in normal form. A set of one's own may use them for other things."""
+_NUMBER = re.compile(r"^\d+[-_.\s]+(?=\D)")
 _WORDNET_ID = re.compile(r"(?<![a-z0-9])n\d{8}(?!\d)")
 
 
@@ -110,9 +111,6 @@ def _joined(name: str) -> str:
 def name_index(name: str, classes: Sequence[str]) -> int | None:
     """Return the position of one name in `classes`; for many names, build a `NameIndex` once."""
     return NameIndex(classes)(name)
-
-
-_NUMBER = re.compile(r"^\d+[-_.\s]+(?=\D)")
 
 
 def folder_position(folder: str, known: NameIndex) -> int | None:

@@ -198,11 +198,11 @@ def kind(hint: Any) -> str:
 def build_parser(prog: str, description: str) -> Parser:
     """A parser that knows `--config FILE` and every key of `Config`."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    keys = key_types(Config)
     for _ in range(ATTEMPTS):
         parser = Parser(prog=prog, description=description, exit_on_error=False)
         parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
         parser.add_class_arguments(Config, None)
-        keys = key_types(Config)
         for action in parser._actions:
             if any(k.startswith(f"{action.dest}.") for k in keys):
                 action.help = argparse.SUPPRESS  # whole sections are for files
