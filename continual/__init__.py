@@ -13,7 +13,6 @@ from continual.freeze import Freeze
 from continual.hold import Hold
 from continual.l2sp import L2SP
 from continual.lwf import LwF
-from continual.photographs import Photographs
 from continual.recall import Recall
 from continual.replay import Replay
 from continual.replay_sets import ReplaySets
@@ -28,7 +27,6 @@ def remedies(config: ContinualConfig) -> dict[str, Remedy]:
     chosen: dict[str, Remedy | None] = {
         "replay": Replay(c.replay, c.replay_step, c.replay_outputs, c.replay_vary) if c.replay else None,
         "replay_sets": ReplaySets(c.replay_sets) if c.replay_sets else None,
-        "photographs": Photographs(c.photographs) if c.photographs else None,
         "compose": Compose(c.compose) if c.compose else None,
         "expert": Expert(c.expert) if c.expert else None,
         "lwf": LwF(c.lwf, c.lwf_sure) if c.lwf else None,
@@ -46,13 +44,13 @@ def remedies(config: ContinualConfig) -> dict[str, Remedy]:
 def check(config: ContinualConfig) -> None:
     """Refuse remedies that would do nothing, or something else than their name says. Raises ValueError."""
     c = config
-    teachers = "set continual.expert, distill or lwf, which teach on them"
     if c.expert and not (c.expert_seg or c.expert_det or c.expert_cls):
         raise ValueError(f"continual.expert is {c.expert}: name a checkpoint as continual.expert_seg, _det or _cls")
-    if c.photographs and not (c.expert or c.distills):
-        raise ValueError(f"continual.photographs is {c.photographs}: {teachers}")
     if c.compose and not (c.expert or c.distills):
-        raise ValueError(f"continual.compose is {c.compose}: {teachers}, or 0 for no composed images")
+        raise ValueError(
+            f"continual.compose is {c.compose}: set continual.expert, distill or lwf, which teach on them, or 0 for no "
+            "composed images"
+        )
     if c.ewc and c.freeze_statistics == "last":
         raise ValueError(
             f"continual.ewc is {c.ewc}: set continual.freeze_statistics to never, later or always; last rescales "

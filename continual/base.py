@@ -38,9 +38,8 @@ class Stage:
     pretrained: the backbone that the run began with, in eval mode and without gradients, if a remedy needs it and
     it was not random; vary: augments an image and its annotation as training images are; old_examples: the training
     images of an old task, augmented anew each time one is read; expert: a network in eval mode and without gradients
-    that has learnt a task before, if the configuration names one; photographs: draws and varies a number of those of
-    stage 0, float32 (B, 3, S, S) in 0..1, None where nobody teaches on them; share: how many of a step's images this
-    process shows, where several processes share the step.
+    that has learnt a task before, if the configuration names one; share: how many of a step's images this process
+    shows, where several processes share the step.
     """
 
     tasks: tuple[str, ...]
@@ -53,7 +52,6 @@ class Stage:
     vary: Callable[[Tensor, Targets], tuple[Tensor, Targets]] = lambda *example: example
     old_examples: Callable[[str], Examples] = lambda _: []
     expert: Callable[[str], OneHead | None] = lambda _: None
-    photographs: Callable[[int], Tensor] | None = None
     share: Callable[[int], int] = lambda count: count
 
 

@@ -42,9 +42,6 @@ class ContinualConfig:
     """For detection."""
     expert_cls: str | None = None
     """For classification."""
-    photographs: int = 0
-    """Photographs (`pretrain.sources`), without labels, that are added to each step for experts and the previous
-    checkpoint to teach on, at most 10; recall and hold act on them too."""
     compose: float = 0.0
     """Unlabelled images composed of four of the step's own, as a share of its images, for distillation."""
     ewc: float = 0.0
@@ -60,7 +57,3 @@ class ContinualConfig:
     def distills(self) -> bool:
         """Whether the previous stage's checkpoint teaches."""
         return bool(self.distill or self.distill_features or self.lwf)
-
-    def has_expert(self, task: str) -> bool:
-        """Whether an expert teaches a task."""
-        return bool(self.expert and getattr(self, f"expert_{task}"))

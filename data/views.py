@@ -42,26 +42,18 @@ class Crops:
 
 
 def random_views(images: PackedImages, count: int, side: int, config: ViewConfig, generator: Generator) -> Tensor:
-    """Views float32 (B, 3, S, S) in 0..1 as `plain_views` gives them, each mixed with another one.
+    """Views float32 (B, 3, S, S) in 0..1 of images drawn by their weights, each mixed with another one.
 
-    The share is uniform in 0..1 (mixup, arXiv 1710.09412), which function matching takes for every batch (arXiv
-    2106.05237).
-    """
-    views = plain_views(images, count, side, config, generator)
-    share = torch.rand(count, 1, 1, 1, generator=generator)
-    return torch.lerp(views.roll(1, 0), views, share.to(views.device, non_blocking=True))
-
-
-def plain_views(images: PackedImages, count: int, side: int, config: ViewConfig, generator: Generator) -> Tensor:
-    """Views float32 (B, 3, S, S) in 0..1 of images drawn by their weights.
-
-    Random resized crops (arXiv 1409.4842, section 6), mirrored or not, recoloured.
+    Random resized crops (arXiv 1409.4842, section 6), mirrored or not; mixed by a share uniform in 0..1 (mixup, arXiv
+    1710.09412), which function matching takes for every batch (arXiv 2106.05237).
     """
     index = torch.multinomial(images.weights, count, replacement=True, generator=generator)
     crops = random_crops(images.sizes[index], index, config, generator)
     views = read(images, crops, side)
     factors = 1 + config.color * (2 * torch.rand(3, count, 1, 1, 1, generator=generator) - 1)
-    return recoloured(views, factors.to(views.device, non_blocking=True))
+    share = torch.rand(count, 1, 1, 1, generator=generator)
+    views = recoloured(views, factors.to(views.device, non_blocking=True))
+    return torch.lerp(views.roll(1, 0), views, share.to(views.device, non_blocking=True))
 
 
 def random_crops(sizes_B2: Tensor, index: Tensor, config: ViewConfig, generator: Generator) -> Crops:

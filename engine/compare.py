@@ -86,11 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def cells(grid: Grid) -> list[Cell]:
     """Baselines and chains, seed by seed."""
     found = []
-    remedies = resolved(grid, Cell(BASE, "all", 0, grid.settings)).continual
+    expert = resolved(grid, Cell(BASE, "all", 0, grid.settings)).continual.expert
     for seed in grid.seeds:
         base = {**grid.settings, **OFF, "track.wandb": "disabled"}
         base.pop("order", None)
-        base |= {f"continual.{name}": 0 for name in ("expert", "photographs") if getattr(remedies, name)}
+        base |= {"continual.expert": 0} if expert else {}
         found += [Cell(BASE, task, seed, base) for task in TASKS]
         for variant, changes in grid.variants.items():
             settings = {**grid.settings, **(changes or {})}

@@ -34,7 +34,6 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from continual import Step
 from continual.compose import Compose
 from continual.expert import Expert
-from continual.photographs import Photographs
 from continual.replay import Replay
 from continual.replay_sets import ReplaySets
 from data.dataset import TaskDataset
@@ -65,7 +64,6 @@ PARTS: tuple[tuple[Any, str, str], ...] = (
     (run, "varied", "augmentation"),
     (Replay, "before_step", "replay"),
     (ReplaySets, "before_step", "replay"),
-    (Photographs, "before_step", "replay"),
     (Compose, "before_step", "replay"),
     (Step, "query_teacher", TEACHERS),
     (Expert, "before_step", TEACHERS),

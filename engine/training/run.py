@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 from continual import Examples, Remedy, Stage, remedies
 from data.catalog import summary
 from data.dataset import TaskDataset
-from data.errors import DataError
 from data.transforms import Augment
 from data.types import TASKS, Task
 from engine.evaluation.evaluate import Evaluation, Evaluator
@@ -32,7 +31,7 @@ from engine.storage.errors import UserError, noted
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
 from engine.training.batches import Batch, EpochBatches, make_loader, process_share, stable_seed, varied
-from engine.training.examples import AugmentedImages, ExampleImages, PhotographViews
+from engine.training.examples import AugmentedImages, ExampleImages
 from engine.training.sets import read_sets, warn_of_seen
 from engine.training.start import pretrained_backbone
 from engine.training.summary import JOINT, drops, last_seconds
@@ -166,7 +165,6 @@ class Run:
             vary=vary,
             old_examples=self.old_examples,
             expert=self.expert,
-            photographs=self.photographs if self.shows_photographs(stage, old) else None,
             share=partial(process_share, rank=self.accelerator.process_index, world=self.accelerator.num_processes),
         )
 
@@ -179,25 +177,6 @@ class Run:
         if tuple(model.classes[task]) != tuple(self.classes[task]):
             raise UserError(f"continual.expert_{task}: {file} has learnt other classes than this set has; name another")
         return model
-
-    @cached_property
-    def photographs(self) -> PhotographViews:
-        """Photographs of stage 0, read before the first stage that shows some. Raises UserError."""
-        try:
-            return PhotographViews(self.config.pretrain, self.config.data.size, self.device)
-        except DataError as error:
-            hint = "name archives as pretrain.sources, or fetch some: python -m data.download --tasks pretrain"
-            raise UserError(f"continual.photographs: {error}; {hint}") from None
-
-    def shows_photographs(self, stage: str, old: Collection[str]) -> bool:
-        """Whether photographs are asked for, and an expert or the previous checkpoint teaches on them in a stage."""
-        remedies = self.config.continual
-        if not remedies.photographs:
-            return False
-        taught = any(map(remedies.has_expert, self.tasks_of(stage))) or bool(old and remedies.distills)
-        if not taught:
-            self.print(f"stage {stage}: no photographs are shown, nobody teaches on them")
-        return taught
 
     def old_examples(self, task: str) -> Examples:
         """The training images of a task, augmented as in its own stage."""

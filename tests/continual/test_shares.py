@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from continual import Examples, Remedy, Replay, Stage, Step
-from continual.photographs import Photographs
 from continual.replay_sets import ReplaySets
 from engine.training.batches import process_share
 from tests.models.builders import images, random_targets
@@ -30,9 +29,8 @@ def replay(per_step: int) -> Replay:
 
 def added(remedy: Remedy, rank: int, world: int) -> int:
     """Images that one process adds to a step."""
-    drawn = partial(images, seed=9)
     share = partial(process_share, rank=rank, world=world)
-    stage = Stage(("det",), ("seg",), None, examples, old_examples=examples, photographs=drawn, share=share)
+    stage = Stage(("det",), ("seg",), None, examples, old_examples=examples, share=share)
     remedy.before_stage(stage)
     step = Step(images(2), random_targets(["det"] * 2))
     remedy.before_step(step)
@@ -40,13 +38,13 @@ def added(remedy: Remedy, rank: int, world: int) -> int:
     return len(step.images) - 2
 
 
-@pytest.mark.parametrize("make", [ReplaySets, replay, Photographs])
+@pytest.mark.parametrize("make", [ReplaySets, replay])
 @pytest.mark.parametrize(("per_step", "world"), [(1, 2), (2, 4), (4, 2), (5, 3), (10, 2), (10, 3)])
 def test_all_processes_together_show_the_images_of_a_step(
     make: Callable[[int], Remedy], per_step: int, world: int
 ) -> None:
     counts = [added(make(per_step), rank, world) for rank in range(world)]
-    assert sum(counts) == added(make(per_step), 0, 1) == (per_step if make is Photographs else min(per_step, KEPT))
+    assert sum(counts) == added(make(per_step), 0, 1) == min(per_step, KEPT)
     assert max(counts) - min(counts) <= 1
 
 

@@ -62,7 +62,7 @@ def test_a_first_stage_that_is_trained_otherwise_is_no_baseline(setting: str, co
     assert not starts_like_baseline(grid, slow, "cls")
 
 
-TAUGHT = {"continual.expert": 1.0, "continual.expert_cls": "cls.pt", "continual.photographs": 2}
+TAUGHT = {"continual.expert": 1.0, "continual.expert_cls": "cls.pt"}
 
 
 def test_a_first_stage_with_an_expert_is_no_baseline(compared: tuple[Path, Path]) -> None:
@@ -72,9 +72,7 @@ def test_a_first_stage_with_an_expert_is_no_baseline(compared: tuple[Path, Path]
 
 
 @pytest.mark.parametrize("in_file", [True, False])
-def test_a_baseline_has_no_expert_and_no_photographs(
-    in_file: bool, compared: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_baseline_has_no_expert(in_file: bool, compared: tuple[Path, Path], tmp_path: Path) -> None:
     grid = read_grid(compared[0])
     if in_file:
         words = [word for key, value in TAUGHT.items() for word in (f"--{key}", str(value))]
@@ -83,8 +81,7 @@ def test_a_baseline_has_no_expert_and_no_photographs(
     else:
         grid = replace(grid, settings={**grid.settings, **TAUGHT})
     base, *_, chain = (resolved(grid, cell).continual for cell in cells(grid))
-    assert (base.expert, base.photographs) == (0, 0)
-    assert (chain.expert, chain.photographs) == (1, 2)
+    assert (base.expert, chain.expert) == (0, 1)
 
 
 def test_the_order_of_the_configuration_counts_and_a_baseline_has_its_own(compared: tuple[Path, Path]) -> None:
