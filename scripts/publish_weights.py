@@ -1,4 +1,6 @@
-"""Turn a checkpoint of a run into a file to give away: fp16, without optimiser, kept images or figures of the run.
+"""Turn a checkpoint of a run into a file to give away, without optimiser, kept images or figures of the run.
+
+Stage 0's weights, from which trainings go on, in half precision, those of a whole network in eight bits.
 
 python -m scripts.publish_weights runs/stage0/pretrain.pt weights/fast_scnn_stage0.pt
 """
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.storage.checkpoint import build_model, load, model_content, save
+from engine.storage.eight_bits import SCALES, quantised
 from engine.storage.errors import UserError, run_cli
 
 WEIGHTS = ("model", "readout", "readouts")
@@ -32,22 +35,25 @@ def without_folder(teacher: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the checkpoint, halve its precision, write the file."""
+    """Read the checkpoint, lower its precision, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("target", type=Path)
     args = parser.parse_args(argv)
-    content = load(args.checkpoint)
+    content, scales = load(args.checkpoint), {}
     if content.get("stage") == "pretrain":
-        whole = {name: content[name] for name in ("architecture", *WEIGHTS) if name in content}
-        whole["teacher"] = without_folder(content["teacher"])
+        found = {name: content[name] for name in ("architecture", *WEIGHTS) if name in content}
+        found = {name: half(value) if name in WEIGHTS else value for name, value in found.items()}
+        found["teacher"] = without_folder(content["teacher"])
     else:
-        whole = model_content(build_model(content, str(args.checkpoint)))
-    halved = {name: half(value) if name in WEIGHTS else value for name, value in whole.items()}
-    if not all(torch.isfinite(v).all() for name in halved.keys() & set(WEIGHTS) for v in halved[name].values()):
-        raise UserError(f"{args.checkpoint} holds a weight too large for half precision: publish another one")
+        found = model_content(build_model(content, str(args.checkpoint)))
+        found["model"], scales = quantised(found["model"])
+        found[SCALES] = {"model": scales}
+    stored = [*scales.values(), *(v for name in WEIGHTS for v in found.get(name, {}).values())]
+    if not all(torch.isfinite(v).all() for v in stored):
+        raise UserError(f"{args.checkpoint} holds a weight too large to be stored, or not finite: publish another one")
     content["config"] = {k: v for k, v in content["config"].items() if k not in ("data", "pretrain", "runs")}
-    save(args.target, {**halved, **{k: content[k] for k in PUBLISHED if k in content}})
+    save(args.target, {**found, **{k: content[k] for k in PUBLISHED if k in content}})
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -16,6 +16,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from engine.storage import eight_bits
 from engine.storage.errors import UserError, first_line
 from engine.storage.files import cannot_write
 from models.backbones import build_backbone
@@ -74,6 +75,10 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is no OneHead checkpoint (format {FORMAT}): give a file written by engine.train")
     for old in RENAMED.keys() & content.keys():
         content[RENAMED[old]] = content.pop(old)
+    try:
+        eight_bits.restore(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds weights in eight bits that cannot be read ({error}): publish it again") from None
     return content
 
 
