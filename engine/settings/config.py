@@ -94,6 +94,8 @@ class OptimConfig:
     ema: float = 0.99
     """Decay of the averaged weights, which are the ones evaluated, saved and used as teacher."""
     epochs: Epochs = field(default_factory=Epochs)
+    soup: int = 1
+    """Trainings of each stage, one after the other from the same start, whose mean it ends with; 1: a single one."""
 
 
 @dataclass(frozen=True)

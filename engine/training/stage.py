@@ -28,6 +28,7 @@ from engine.training.batches import Batch, stable_seed
 from engine.training.distributed import synchronise
 from engine.training.rates import parameter_groups, rate, shared_rate
 from engine.training.run import Run
+from engine.training.soup import Soup, check_resumed
 from engine.training.summary import headline, rounded
 from models.absorption import absorb_statistics
 from models.criterion import Criterion
@@ -68,14 +69,16 @@ class StageLoop:
         self.freeze = run.freezes(name)
         if self.freeze:
             absorb_statistics(model)
-        self.epochs = getattr(config.optim.epochs, name)
+        self.epochs_once = getattr(config.optim.epochs, name)
+        self.epochs = self.epochs_once * config.optim.soup
         self.criterion = Criterion(config.loss, run.mean_count)
         self.loaders = run.loaders(name)
-        self.steps = len(self.loaders["augmented"]) * self.epochs
+        self.steps = len(self.loaders["augmented"]) * self.epochs_once
         self.model = model.to(run.device).to(memory_format=torch.channels_last)
         if run.accelerator.num_processes > 1:
             synchronise(self.model)
         self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True)
+        self.soup = Soup(self.model) if config.optim.soup > 1 else None
         shared = getattr(config.optim.shared_lr, name)
         groups = parameter_groups(self.model, config.optim, config.optim.lr, shared, self.task_specific())
         optimizer = torch.optim.AdamW(groups, fused=True)
@@ -98,8 +101,11 @@ class StageLoop:
 
     def restore(self, content: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
         """Take up weights, averages, optimiser and position from last.pt."""
+        check_resumed(content["config"]["optim"], self.run.config.optim, self.name)
         self.model.load_state_dict(content["model"])
         self.ema.module.load_state_dict(content["ema"])
+        if self.soup is not None:
+            self.soup.load_state_dict(content["soup"])
         own = [group["own"] for group in optimizer.param_groups]
         load_optimizer(optimizer, content, self.run.folder / "last.pt")
         for group, is_own in zip(optimizer.param_groups, own):
@@ -116,6 +122,8 @@ class StageLoop:
             row = self.train_epoch()
             self.seconds += time.monotonic() - start
             self.epoch += 1
+            if self.soup is not None and self.epoch % self.epochs_once == 0:
+                self.end_once(self.soup)
             self.end_training(finished)
             row |= {"seconds": round(self.seconds, 1), "peak_memory_mib": peak_memory(run.device)}
             if run.is_main:
@@ -142,6 +150,15 @@ class StageLoop:
         averaged: OneHead = self.ema.module
         return averaged
 
+    def end_once(self, soup: Soup) -> None:
+        """One of several trainings is over: begin anew where the stage began, or end with the mean of all."""
+        soup.add(self.ema.module)
+        if self.epoch < self.epochs:
+            self.model.load_state_dict(soup.start)
+            self.optimizer.optimizer.state.clear()
+        else:
+            self.ema.module.load_state_dict(soup.mean())
+
     def end_training(self, finished: Stage) -> None:
         """Let remedies change the averaged weights once no epoch is left: before they are evaluated."""
         if self.epoch >= self.epochs:
@@ -158,7 +175,7 @@ class StageLoop:
         run = self.run
         seed = stable_seed(run.config.seed, self.name, self.epoch)
         set_seed(stable_seed(seed, run.accelerator.process_index))
-        plain = self.epoch >= self.epochs * (1 - run.config.data.plain_end)
+        plain = self.epoch % self.epochs_once >= self.epochs_once * (1 - run.config.data.plain_end)
         loader = self.loaders["plain" if plain else "augmented"]
         run.set_epoch(self.name, self.epoch)
         loader.batch_sampler.epoch = self.epoch  # type: ignore[union-attr]
@@ -166,7 +183,7 @@ class StageLoop:
         if self.freeze:
             freeze_statistics(self.wrapped)
         sums: dict[str, float] = {}
-        done = self.epoch * len(loader)
+        done = self.epoch % self.epochs_once * len(loader)
         for i, batch in enumerate(self.bar(loader)):
             lr = self.set_rate(done + i)
             for key, value in self.step(batch, done + i).items():
@@ -182,7 +199,7 @@ class StageLoop:
         bar = tqdm(
             loader,
             desc=f"{self.name} {self.epoch + 1}/{self.epochs}",
-            total=self.steps,
+            total=self.epochs * length,
             initial=self.epoch * length,
             disable=off,
             leave=False,
@@ -275,6 +292,7 @@ class StageLoop:
             "epoch": self.epoch,
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
+            "soup": self.soup.state_dict() if self.soup else None,
             **self.common(),
         }
 
