@@ -26,7 +26,7 @@ class Soup:
 
     @torch.no_grad()
     def add(self, model: nn.Module) -> None:
-        """Add the weights and norm statistics that one training has ended with; counts of batches are the last one's."""
+        """Add weights and norm statistics that one training has ended with; counts of batches stay the last one's."""
         for name, value in model.state_dict().items():
             summed = self.count and value.is_floating_point()
             self.sums[name] = self.sums[name] + value if summed else value.detach().clone()
@@ -53,6 +53,6 @@ def check_resumed(before: Mapping[str, Any], now: OptimConfig, stage: str) -> No
     soup, epochs = before.get("soup", 1), before["epochs"][stage]
     if soup != now.soup or (soup > 1 and epochs != getattr(now.epochs, stage)):
         raise UserError(
-            f"stage {stage} was interrupted with optim.soup {soup} and optim.epochs.{stage} {epochs}: resume with both, "
-            "or start under a new --name"
+            f"stage {stage} was interrupted with optim.soup {soup} and optim.epochs.{stage} {epochs}: keep both to "
+            "resume, or start under a new --name"
         )

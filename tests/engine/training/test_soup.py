@@ -83,5 +83,5 @@ def test_another_number_of_trainings_or_epochs_cannot_be_resumed(change: list[st
         kill_after(patch, 3)
         with pytest.raises(Killed):
             main([*tiny, *SOUP])
-    with pytest.raises(UserError, match=r"stage seg was interrupted with optim.soup 2 and optim.epochs.seg 2: resume"):
+    with pytest.raises(UserError, match=r"stage seg was interrupted with optim.soup 2 and optim.epochs.seg 2: keep both"):
         main([*tiny, *SOUP, *change, "--resume"])
