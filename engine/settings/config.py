@@ -92,7 +92,8 @@ class OptimConfig:
     clip: float = 2.0
     """Largest gradient norm."""
     ema: float = 0.99
-    """Decay of the averaged weights, which are the ones evaluated, saved and used as teacher."""
+    """Decay of the averaged weights, which are the ones evaluated, saved and used as teacher; reached slowly: after n
+    steps it is at most 1 - n^(-2/3), 0.988 after 720."""
     epochs: Epochs = field(default_factory=Epochs)
     soup: int = 1
     """Trainings of each stage, one after the other from the same start, whose mean it ends with; 1: a single one."""
