@@ -18,7 +18,7 @@ from pathlib import Path
 from data.catalog import load_set
 from engine.evaluation.average_precision import DetectionTally
 from engine.evaluation.evaluate import Evaluator
-from engine.storage.checkpoint import build_model, load, save
+from engine.storage.checkpoint import load_model, load_stored, save
 from engine.storage.device import pick_device
 from engine.storage.errors import UserError, run_cli
 
@@ -51,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("weights", type=Path, help="checkpoint, which is written anew")
     parser.add_argument("--data_root", required=True, metavar="FOLDER", help="where a held-out set of boxes lies")
     args = parser.parse_args(argv)
-    content, device = load(args.weights), pick_device()
-    model = build_model(content, str(args.weights)).float().to(device).eval()
+    device = pick_device()
+    model = load_model(args.weights, device)
     task_set = load_set(args.data_root, "det", None, model.classes["det"])
     tally = Evaluator({"det": task_set}, model.input_size).run(model, device).per_image["det"]
     assert isinstance(tally, DetectionTally)
     found = measured(tally)
-    save(args.weights, {**content, "threshold": found["threshold"]})
+    save(args.weights, {**load_stored(args.weights), "threshold": found["threshold"]})
     print(json.dumps({"weights": str(args.weights), "images": len(tally), **found}))
     return 0
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.storage.checkpoint import build_model, load, model_content, save
+from engine.storage.checkpoint import EIGHT_BITS, build_model, load, model_content, save
 from engine.storage.eight_bits import SCALES, quantised
 from engine.storage.errors import UserError, run_cli
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         found = model_content(build_model(content, str(args.checkpoint)))
         found["model"], scales = quantised(found["model"])
-        found[SCALES] = {"model": scales}
+        found |= {SCALES: {"model": scales}, "format": EIGHT_BITS}
     stored = [*scales.values(), *(v for name in WEIGHTS for v in found.get(name, {}).values())]
     if not all(torch.isfinite(v).all() for v in stored):
         raise UserError(f"{args.checkpoint} holds a weight too large to be stored, or not finite: publish another one")

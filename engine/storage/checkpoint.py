@@ -24,7 +24,8 @@ from models.onehead import ModelConfig, OneHead
 from models.postprocess import THRESHOLD
 from models.pretrained_backbone import PretrainedBackbone
 
-FORMAT = "onehead/1"
+FORMAT, EIGHT_BITS = "onehead/1", "onehead/2"
+"""What a file says it is: the second with weights in eight bits, which older versions of this program refuse."""
 RENAMED = {"seen": "training_images", "matching": "distillation"}
 """Keys of older checkpoints, and their names today."""
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -55,10 +56,22 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without executing any code that it may hold.
+    """Read a checkpoint without executing any code that it may hold; weights in eight bits are float32 again.
 
     Raises UserError when the file is missing, damaged, holds more than tensors and plain values, or is not ours.
     """
+    content = load_stored(path)
+    try:
+        eight_bits.restore(content, Path(path).stat().st_size)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} holds weights in eight bits that cannot be read ({first_line(error)}): publish it again"
+        ) from None
+    return content
+
+
+def load_stored(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint as `load`, weights as they are stored."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} is not there: give the path of a checkpoint such as runs/onehead/cls.pt")
@@ -71,14 +84,10 @@ def load(path: str | Path) -> dict[str, Any]:
             f"{path} was not loaded: it is damaged or holds Python objects, which could run code "
             f"({first_line(error)}). Give a file written by engine.train"
         ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in (FORMAT, EIGHT_BITS):
         raise UserError(f"{path} is no OneHead checkpoint (format {FORMAT}): give a file written by engine.train")
     for old in RENAMED.keys() & content.keys():
         content[RENAMED[old]] = content.pop(old)
-    try:
-        eight_bits.restore(content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} holds weights in eight bits that cannot be read ({error}): publish it again") from None
     return content
 
 

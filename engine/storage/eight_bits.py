@@ -27,7 +27,7 @@ def quantised(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     for name, weight in weights.items():
         if not weight.is_floating_point():
             stored[name] = weight
-        elif weight.dim() < 2 or weight[0].numel() < LEAST:
+        elif weight.dim() < 2 or weight[:1].numel() < LEAST:
             stored[name] = weight.half()
         else:
             scale = (weight.float().flatten(1).abs().amax(1) / STEPS).clamp(min=torch.finfo(torch.float).tiny)
@@ -36,15 +36,16 @@ def quantised(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     return stored, scales
 
 
-def restore(content: dict[str, Any]) -> None:
+def restore(content: dict[str, Any], size: int) -> None:
     """Make the int8 weights of a checkpoint's content float32 again, in place; a content without any stays as it is.
 
-    Raises ValueError where a scale fits no weight.
+    Raises ValueError where scales fit no weights, or these are more than a file of `size` bytes can hold.
     """
     for group, scales in content.pop(SCALES, {}).items():
         for name, scale in scales.items():
             steps = content[group][name]
-            if scale.shape != steps.shape[:1]:
+            size -= steps.numel()
+            if steps.dtype != torch.int8 or scale.shape != steps.shape[:1] or size < 0:
                 raise ValueError(f"scales of {name} do not fit")
             content[group][name] = steps.float() * per_channel(scale, steps)
 

@@ -1,7 +1,7 @@
 """Model soups: a stage is trained several times from one start, and ends with the mean of what they end with.
 
-Networks fine-tuned from the same weights lie in one basin of the loss; their mean generalises better than each of
-them and costs nothing more when it is used. Source: uniform soups, arXiv 2203.05482, section 2.
+Networks that have been fine-tuned from the same pretrained weights often lie in one basin of the loss; their mean then
+generalises better than they do, and costs no more when it is used. Source: uniform soups, arXiv 2203.05482, section 2.
 """
 
 from __future__ import annotations
@@ -17,32 +17,33 @@ from engine.storage.errors import UserError
 
 
 class Soup:
-    """Start of a stage's trainings, and the sum of the weights that those already done have ended with."""
+    """Start of a stage's trainings, and the mean of the weights that those already done have ended with."""
 
     def __init__(self, model: nn.Module) -> None:
         self.start = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self.sums: dict[str, Tensor] = {}
+        self.mean: dict[str, Tensor] = {}
         self.count = 0
 
     @torch.no_grad()
     def add(self, model: nn.Module) -> None:
-        """Add weights and norm statistics that one training has ended with; counts of batches stay the last one's."""
-        for name, value in model.state_dict().items():
-            summed = self.count and value.is_floating_point()
-            self.sums[name] = self.sums[name] + value if summed else value.detach().clone()
-        self.count += 1
+        """Add weights and norm statistics that one training has ended with; counts of batches are the last one's.
 
-    def mean(self) -> dict[str, Tensor]:
-        """The mean of what was added, as a state of the model."""
-        return {name: v / self.count if v.is_floating_point() else v for name, v in self.sums.items()}
+        What all have in common stays as it is, to the bit.
+        """
+        self.count += 1
+        for name, value in model.state_dict().items():
+            averaged = self.count > 1 and value.is_floating_point()
+            self.mean[name] = self.mean[name].lerp(value, 1 / self.count) if averaged else value.clone()
 
     def state_dict(self) -> dict[str, Any]:
         """State for last.pt: tensors and plain values only."""
-        return {"start": self.start, "sums": self.sums, "count": self.count}
+        return {"start": self.start, "mean": self.mean, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
-        self.start, self.sums, self.count = state["start"], state["sums"], state["count"]
+        """Take up what `state_dict` gave, on the device of the model."""
+        devices = {name: value.device for name, value in self.start.items()}
+        self.start, self.mean = ({k: v.to(devices[k]) for k, v in state[part].items()} for part in ("start", "mean"))
+        self.count = state["count"]
 
 
 def check_resumed(before: Mapping[str, Any], now: OptimConfig, stage: str) -> None:

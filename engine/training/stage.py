@@ -28,7 +28,7 @@ from engine.training.batches import Batch, stable_seed
 from engine.training.distributed import synchronise
 from engine.training.rates import parameter_groups, rate, shared_rate
 from engine.training.run import Run
-from engine.training.soup import Soup, check_resumed
+from engine.training.soup import Soup
 from engine.training.summary import headline, rounded
 from models.absorption import absorb_statistics
 from models.criterion import Criterion
@@ -78,7 +78,7 @@ class StageLoop:
         if run.accelerator.num_processes > 1:
             synchronise(self.model)
         self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True)
-        self.soup = Soup(self.model) if config.optim.soup > 1 else None
+        self.soup = Soup(self.model)
         shared = getattr(config.optim.shared_lr, name)
         groups = parameter_groups(self.model, config.optim, config.optim.lr, shared, self.task_specific())
         optimizer = torch.optim.AdamW(groups, fused=True)
@@ -101,10 +101,9 @@ class StageLoop:
 
     def restore(self, content: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
         """Take up weights, averages, optimiser and position from last.pt."""
-        check_resumed(content["config"]["optim"], self.run.config.optim, self.name)
         self.model.load_state_dict(content["model"])
         self.ema.module.load_state_dict(content["ema"])
-        if self.soup is not None:
+        if self.run.config.optim.soup > 1:
             self.soup.load_state_dict(content["soup"])
         own = [group["own"] for group in optimizer.param_groups]
         load_optimizer(optimizer, content, self.run.folder / "last.pt")
@@ -122,22 +121,18 @@ class StageLoop:
             row = self.train_epoch()
             self.seconds += time.monotonic() - start
             self.epoch += 1
-            if self.soup is not None and self.epoch % self.epochs_once == 0:
-                self.end_once(self.soup)
+            ended = self.epoch % self.epochs_once == 0
+            if ended:
+                self.average()
             self.end_training(finished)
             row |= {"seconds": round(self.seconds, 1), "peak_memory_mib": peak_memory(run.device)}
             if run.is_main:
-                evaluation = run.evaluate(self.ema.module) if self.epoch in self.evaluation_epochs() else None
-                run.tracker.log({**row, **(rounded(evaluation) if evaluation else {})}, len(self.loaders["augmented"]))
-                if evaluation and self.epoch < self.epochs:
-                    run.print(
-                        f"stage {self.name}, epoch {self.epoch} of {self.epochs}: {headline(run.tracker.rows[-1])}"
-                    )
-                if evaluation and self.epoch == self.epochs:
-                    run.tracker.stage_end(evaluation, run.evaluator, self.ema.module)
-                if time.monotonic() - saved >= run.config.track.save_seconds and self.epoch < self.epochs:
-                    save(run.folder / "last.pt", self.content())
-                    saved = time.monotonic()
+                self.log(row)
+            if ended and self.epoch < self.epochs:
+                self.begin_anew()
+            if run.is_main and time.monotonic() - saved >= run.config.track.save_seconds and self.epoch < self.epochs:
+                save(run.folder / "last.pt", self.content())
+                saved = time.monotonic()
             run.accelerator.wait_for_everyone()
         run.absorb_before_freezing(self.name, self.ema.module)  # before remedies measure importance
         for remedy in run.remedies.values():
@@ -150,14 +145,27 @@ class StageLoop:
         averaged: OneHead = self.ema.module
         return averaged
 
-    def end_once(self, soup: Soup) -> None:
-        """One of several trainings is over: begin anew where the stage began, or end with the mean of all."""
-        soup.add(self.ema.module)
-        if self.epoch < self.epochs:
-            self.model.load_state_dict(soup.start)
-            self.optimizer.optimizer.state.clear()
-        else:
-            self.ema.module.load_state_dict(soup.mean())
+    def log(self, row: dict[str, Any]) -> None:
+        """Evaluate the averaged weights, if it is time, and record the epoch."""
+        run, last = self.run, self.epoch == self.epochs
+        evaluation = run.evaluate(self.ema.module) if self.epoch in self.evaluation_epochs() else None
+        run.tracker.log({**row, **(rounded(evaluation) if evaluation else {})}, len(self.loaders["augmented"]))
+        if evaluation and not last:
+            run.print(f"stage {self.name}, epoch {self.epoch} of {self.epochs}: {headline(run.tracker.rows[-1])}")
+        if evaluation and last:
+            run.tracker.stage_end(evaluation, run.evaluator, self.ema.module)
+
+    def average(self) -> None:
+        """Add what a training has ended with to the soup; the last one's place is taken by the mean of all."""
+        self.soup.add(self.ema.module)
+        if self.epoch == self.epochs:
+            self.ema.module.load_state_dict(self.soup.mean)
+
+    def begin_anew(self) -> None:
+        """Train once more from where the stage began."""
+        self.model.load_state_dict(self.soup.start)
+        self.ema.set(self.model)
+        self.optimizer.optimizer.state.clear()
 
     def end_training(self, finished: Stage) -> None:
         """Let remedies change the averaged weights once no epoch is left: before they are evaluated."""
@@ -166,9 +174,10 @@ class StageLoop:
                 remedy.after_training(finished)
 
     def evaluation_epochs(self) -> set[int]:
-        """Epochs after which all three sets are evaluated, evenly spread, the last one included."""
-        count = min(self.run.config.track.evals, self.epochs)
-        return {round(self.epochs * (i + 1) / count) for i in range(count)}
+        """Epochs after which all three sets are evaluated, evenly spread, the last one of each training included."""
+        count = min(self.run.config.track.evals, self.epochs_once)
+        spread = [round(self.epochs_once * (i + 1) / count) for i in range(count)]
+        return {start + epoch for start in range(0, self.epochs, self.epochs_once) for epoch in spread}
 
     def train_epoch(self) -> dict[str, Any]:
         """One pass over the images; returns the row for metrics.jsonl."""
@@ -292,7 +301,7 @@ class StageLoop:
             "epoch": self.epoch,
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
-            "soup": self.soup.state_dict() if self.soup else None,
+            "soup": self.soup.state_dict() if self.run.config.optim.soup > 1 else None,
             **self.common(),
         }
 

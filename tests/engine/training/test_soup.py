@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,9 @@ def test_the_mean_of_weights_and_statistics_but_not_of_counts() -> None:
             }
         )
         soup.add(norm)
-    mean = soup.mean()
-    assert mean["weight"].tolist() == [2, 4]
-    assert mean["running_mean"].tolist() == [2, -1]
-    assert mean["num_batches_tracked"] == 5
+    assert soup.mean["weight"].tolist() == [2, 4]
+    assert soup.mean["running_mean"].tolist() == [2, -1]
+    assert soup.mean["num_batches_tracked"] == 5
     assert soup.start["weight"].tolist() == [1, 1]  # as it was, whatever the model became
 
 
@@ -61,8 +61,40 @@ def test_every_training_begins_alike_with_other_batches_and_the_stage_ends_with_
     assert equal(*starts)
     assert rates[: len(rates) // 2] == rates[len(rates) // 2 :]
     assert not equal(*ends)
-    name = "head.projection.weight"
-    assert torch.equal(load(tmp_path / "runs" / "tiny" / "seg.pt")["model"][name], (ends[0][name] + ends[1][name]) / 2)
+    ended = load(tmp_path / "runs" / "tiny" / "seg.pt")["model"]
+    assert all(torch.allclose(ended[k], (ends[0][k] + ends[1][k]) / 2) for k in ended if ended[k].is_floating_point())
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "tiny" / "metrics.jsonl").open()]
+    assert ["mIoU" in row for row in rows] == [False, True, False, True]  # each training's end, and the mean
+
+
+def test_weights_that_did_not_move_stay_to_the_bit() -> None:
+    layer = nn.Linear(50, 50)
+    before = layer.weight.clone()
+    soup = Soup(layer)
+    for _ in range(6):
+        soup.add(layer)
+    assert torch.equal(soup.mean["weight"], before)
+
+
+def test_the_first_training_is_scored_as_it_ended_and_the_second_is_no_further_training(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    for name, options in (("once", ["--stage", "seg"]), ("twice", SOUP)):
+        main([*tiny, *options, "--name", name])
+    once, twice = ([json.loads(x) for x in (tmp_path / "runs" / n / "metrics.jsonl").open()] for n in ("once", "twice"))
+    for row in (*once, *twice):
+        del row["seconds"], row["peak_memory_mib"]
+    assert twice[:2] == once
+
+
+def test_later_stages_with_frozen_statistics_and_remedies(tiny: list[str], tmp_path: Path) -> None:
+    options = ["--optim.soup", "3", "--continual.freeze_statistics", "later", "--continual.average", "0.2"]
+    main([*tiny, *options])
+    first, second = (load(tmp_path / "runs" / "tiny" / f"{stage}.pt")["model"] for stage in ("seg", "det"))
+    statistics = [name for name in first if name.endswith("running_var")]
+    assert statistics
+    assert all(torch.equal(first[name], second[name]) for name in statistics)
+    assert (tmp_path / "runs" / "tiny" / "cls.pt").is_file()
 
 
 @pytest.mark.parametrize("steps", [4, 6, 8, 11])
@@ -83,5 +115,7 @@ def test_another_number_of_trainings_or_epochs_cannot_be_resumed(change: list[st
         kill_after(patch, 3)
         with pytest.raises(Killed):
             main([*tiny, *SOUP])
-    with pytest.raises(UserError, match=r"stage seg was interrupted with optim.soup 2 and optim.epochs.seg 2: keep both"):
+    with pytest.raises(
+        UserError, match=r"stage seg was interrupted with optim.soup 2 and optim.epochs.seg 2: keep both"
+    ):
         main([*tiny, *SOUP, *change, "--resume"])
