@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("target", type=Path)
     args = parser.parse_args(argv)
-    content, scales = load(args.checkpoint), {}
+    content = load(args.checkpoint)
+    scales: dict[str, Tensor] = {}
     if content.get("stage") == "pretrain":
         found = {name: content[name] for name in ("architecture", *WEIGHTS) if name in content}
         found = {name: half(value) if name in WEIGHTS else value for name, value in found.items()}

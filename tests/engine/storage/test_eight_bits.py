@@ -65,7 +65,7 @@ def test_a_content_without_scales_stays_as_it_is() -> None:
 def test_no_classes_no_rows() -> None:
     stored, scales = quantised({"head.class_queries": torch.empty(0, 64)})
     assert stored["head.class_queries"].shape == (0, 64)
-    assert scales["head.class_queries"].shape == (0,)
+    assert not scales
 
 
 def published(tmp_path: Path) -> tuple[OneHead, Path]:
