@@ -82,7 +82,7 @@ class OptimConfig:
     """Highest learning rate, that of what single tasks own: projection and class queries."""
     shared_lr: SharedRates = field(default_factory=SharedRates)
     backbone_lr: float = 1.0
-    """Further factor of the learning rate in the backbone."""
+    """Further factor of the learning rate in the backbone; 0: its weights and statistics stay as they are."""
     weight_decay: float = 0.05
     """Decoupled weight decay of matrices and filters; biases, norms and scales have none."""
     warmup: float = 0.05

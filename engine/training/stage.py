@@ -75,6 +75,7 @@ class StageLoop:
         self.loaders = run.loaders(name)
         self.steps = len(self.loaders["augmented"]) * self.epochs_once
         self.model = model.to(run.device).to(memory_format=torch.channels_last)
+        self.model.backbone.requires_grad_(config.optim.backbone_lr > 0)
         if run.accelerator.num_processes > 1:
             synchronise(self.model)
         self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True)
@@ -191,6 +192,8 @@ class StageLoop:
         self.wrapped.train()
         if self.freeze:
             freeze_statistics(self.wrapped)
+        if not run.config.optim.backbone_lr:
+            self.model.backbone.eval()
         sums: dict[str, float] = {}
         done = self.epoch % self.epochs_once * len(loader)
         for i, batch in enumerate(self.bar(loader)):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config
-from engine.storage.checkpoint import load, load_backbone, load_pretrained, load_weights, stage0_path
+from engine.storage.checkpoint import load, load_backbone, load_pretrained, load_weights, read_shape, stage0_path
 from engine.storage.errors import UserError
 from models.backbones import build_backbone
 from models.backbones.timm_features import TimmFeatures
@@ -33,13 +34,21 @@ def start_of(config: Config) -> tuple[Literal["random", "whole", "imagenet", "ba
         return "random", "init is null"
     if init == STAGE0:
         path = stage0_path(name)
-        missing = f"there are none of stage 0 for {name}, see init in --help"
-        return ("backbone", str(path)) if path else ("random", missing)
+        if path is None:
+            return "random", f"there are none of stage 0 for {name}, see init in --help"
+        content = load(path)
+        fits = holds_head(content) and read_shape(content) == config.model
+        return ("whole" if fits else "backbone"), str(path)
     if init.split(":")[0] == IMAGENET:
         return "imagenet", init.partition(":")[2]
     if init.startswith(BACKBONE_OF):
         return "backbone", init.removeprefix(BACKBONE_OF)
-    return ("backbone", init) if "readout" in load(init) else ("whole", init)
+    return ("whole" if holds_head(load(init)) else "backbone"), init
+
+
+def holds_head(content: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's content is of a whole network, not of a backbone that stage 0 has trained."""
+    return content.get("stage") != "pretrain"
 
 
 def pretrained_backbone(config: Config) -> PretrainedBackbone | None:

@@ -256,3 +256,24 @@ def test_a_published_stage_0_is_half_as_large_and_names_no_folder_of_the_machine
     whole, small = (load_pretrained(p, "fast_scnn") for p in (finished / "pretrain.pt", tmp_path / "small.pt"))
     for one, other in zip(whole.state_dict().values(), small.state_dict().values()):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_a_network_published_with_readouts_lets_stage_0_go_on(
+    photos: Path, teacher: Path, finished: Path, tiny: list[str], tmp_path: Path
+) -> None:
+    assert main([*tiny, "--stage", "det", "--order", "[det]", "--optim.epochs.det", "1"]) == 0
+    network, stage0 = str(tmp_path / "runs" / "tiny" / "det.pt"), str(finished / "pretrain.pt")
+    assert publish([network, str(tmp_path / "both.pt"), "--stage0", stage0]) == 0
+    both, before = load(tmp_path / "both.pt"), load(finished / "pretrain.pt")
+    for group in ("readout", "readouts"):
+        for name, weight in before[group].items():
+            step = float(weight.abs().max()) / 127
+            torch.testing.assert_close(both[group][name], weight, atol=0.51 * step, rtol=0, check_dtype=False)
+    assert run(photos, teacher, tmp_path, "--pretrain.views", "8", "--pretrain.init", str(tmp_path / "both.pt")) == 0
+
+
+def test_readouts_are_read_from_stage_0_alone(tiny: list[str], tmp_path: Path) -> None:
+    assert main([*tiny, "--stage", "seg", "--optim.epochs.seg", "1"]) == 0
+    network = str(tmp_path / "runs" / "tiny" / "seg.pt")
+    with pytest.raises(UserError, match=r"seg.pt holds no readouts: give a checkpoint of --stage pretrain"):
+        publish([network, str(tmp_path / "both.pt"), "--stage0", network])

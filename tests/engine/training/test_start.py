@@ -10,9 +10,11 @@ import torch
 
 from engine.settings.config import STAGE0
 from engine.settings.options import build_parser, to_config
+from engine.storage import checkpoint
 from engine.storage.checkpoint import WEIGHTS, load, load_model, load_pretrained, save
 from engine.train import main
 from engine.training.run import Run
+from scripts.publish_weights import main as publish
 from tests.engine.conftest import TINY
 
 
@@ -70,6 +72,30 @@ def test_what_began_with_stage_0_names_pictures_as_stage_0_does(tiny: list[str],
     assert stage0 is not None
     assert torch.equal(held.readout.weight, stage0.weight)
     assert not any(p.requires_grad for p in held.parameters())
+
+
+@pytest.mark.parametrize(("dim", "found"), [("32", "new classes: none"), ("16", "neck and head: random weights")])
+def test_stage_0_with_neck_and_head_is_taken_whole_where_these_fit(
+    dim: str,
+    found: str,
+    tiny: list[str],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its readouts lie beside the network, for `recall`."""
+    stage0 = str(WEIGHTS / "fast_scnn_stage0.pt")
+    assert publish([str(whole), str(tmp_path / "fast_scnn_stage0.pt"), "--stage0", stage0]) == 0
+    monkeypatch.setattr(checkpoint, "WEIGHTS", tmp_path)
+    arguments = [*tiny, "--init", STAGE0, "--model.dim", dim, "--continual.recall", "1"]
+    assert main([*arguments, "--stage", "seg", "--optim.epochs.seg", "1"]) == 0
+    assert found in capsys.readouterr().out
+    held = run_of(arguments).begin("seg", None).pretrained
+    assert held is not None
+    assert held.readout is not None
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(held.maps(image), load_model(whole).backbone_maps(image), atol=0.05, rtol=0.05)
 
 
 def test_without_the_remedy_nothing_is_loaded(tiny: list[str], whole: Path) -> None:

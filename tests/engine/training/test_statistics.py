@@ -42,3 +42,14 @@ def test_remedies_compare_weights_that_have_absorbed_the_same(first: str, tiny: 
     losses = load(tmp_path / "runs" / "tiny" / "det.pt")["rows"][-1]["losses"]
     assert losses["ewc"] < 1e-4
     assert losses["l2sp"] < 1e-4
+
+
+def test_a_backbone_at_no_rate_stays_to_the_bit(tiny: list[str], tmp_path: Path) -> None:
+    ends = []
+    for epochs in ("1", "2"):
+        runs = ["--runs", str(tmp_path / epochs), "--stage", "det", "--order", "[det]"]
+        assert main([*tiny, *runs, "--optim.backbone_lr", "0", "--optim.epochs.det", epochs]) == 0
+        ends.append(load(tmp_path / epochs / "tiny" / "det.pt")["model"])
+    moved = {name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])}
+    assert not {name for name in moved if name.startswith("backbone.")}
+    assert {"neck.lateral.0.0.weight", "neck.lateral.0.1.running_mean", "head.projection.weight"} <= moved
