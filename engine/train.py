@@ -37,7 +37,6 @@ from engine.storage.errors import UserError, noted, run_cli
 from engine.storage.files import first_process, run_lock, write_text
 from engine.training.changed_data import check_data
 from engine.training.run import SUMMARY, Run
-from engine.training.soup import check_resumed
 from engine.training.stage import StageLoop
 from engine.training.start import first_weights
 from engine.training.summary import JOINT, headline
@@ -151,8 +150,6 @@ def check_start(
                 f"stage {first} starts from {folder / before}.pt, which is missing: run "
                 f"`python -m engine.train --stage {before} --name {config.name}` first"
             )
-    if unfinished:
-        check_resumed(unfinished["config"]["optim"], config.optim, unfinished["stage"])
     if unfinished and unfinished["stage"] not in stages:
         raise UserError(
             f"{folder}/last.pt is of stage {unfinished['stage']}: finish that one with "

@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def three_passes(config: Config, folder: str) -> Config:
     """A configuration with three passes a stage over augmented images, its run in `folder`."""
-    optim = replace(config.optim, soup=1, epochs=replace(config.optim.epochs, seg=3, det=3, cls=3))
+    optim = replace(config.optim, epochs=replace(config.optim.epochs, seg=3, det=3, cls=3))
     track = replace(config.track, evals=1)
     return replace(
         config, runs=folder, name="profile", optim=optim, track=track, data=replace(config.data, plain_end=0.0)

@@ -41,12 +41,12 @@ class DataConfig:
     augment: Augment = field(default_factory=Augment)
     """Variation of training images."""
     plain_end: float = 0.0
-    """Last share of each training that runs without augmentation but flips."""
+    """Last share of each stage that runs without augmentation but flips."""
 
 
 @dataclass(frozen=True)
 class Epochs:
-    """Passes over the training images in each training of a stage."""
+    """Passes over the training images of each stage."""
 
     seg: int = 24
     """Of the segmentation stage."""
@@ -86,19 +86,15 @@ class OptimConfig:
     weight_decay: float = 0.05
     """Decoupled weight decay of matrices and filters; biases, norms and scales have none."""
     warmup: float = 0.05
-    """Share of a training's steps with a rising rate."""
+    """Share of a stage's steps with a rising rate."""
     probe: float = 0.0
-    """Share of a training's steps, in later stages, in which only projection and class queries learn; the rest then
-    rises slowly."""
+    """Share of a later stage's steps in which only projection and class queries learn; the rest then rises slowly."""
     clip: float = 2.0
     """Largest gradient norm."""
     ema: float = 0.99
     """Decay of the averaged weights, which are the ones evaluated, saved and used as teacher; reached slowly: after n
     steps it is at most 1 - n^(-2/3), 0.988 after 720."""
     epochs: Epochs = field(default_factory=Epochs)
-    soup: int = 1
-    """Trainings of each stage, one after the other, each from its start; it ends with their mean. Time multiplies, and
-    curves begin anew with each. 1: a single training."""
 
 
 @dataclass(frozen=True)

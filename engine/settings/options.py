@@ -29,7 +29,6 @@ AT_LEAST_ONE = (
     "optim.batch",
     *(f"optim.epochs.{name}" for name in ("seg", "det", "cls", "joint")),
     *(f"pretrain.{name}" for name in ("side", "views", "batch")),
-    "optim.soup",
     "track.evals",
 )
 """Settings that count something which has to exist."""

@@ -28,7 +28,6 @@ from engine.training.batches import Batch, stable_seed
 from engine.training.distributed import synchronise
 from engine.training.rates import parameter_groups, rate, shared_rate
 from engine.training.run import Run
-from engine.training.soup import Soup
 from engine.training.summary import headline, rounded
 from models.absorption import absorb_statistics
 from models.criterion import Criterion
@@ -69,17 +68,15 @@ class StageLoop:
         self.freeze = run.freezes(name)
         if self.freeze:
             absorb_statistics(model)
-        self.epochs_once = getattr(config.optim.epochs, name)
-        self.epochs = self.epochs_once * config.optim.soup
+        self.epochs = getattr(config.optim.epochs, name)
         self.criterion = Criterion(config.loss, run.mean_count)
         self.loaders = run.loaders(name)
-        self.steps = len(self.loaders["augmented"]) * self.epochs_once
+        self.steps = len(self.loaders["augmented"]) * self.epochs
         self.model = model.to(run.device).to(memory_format=torch.channels_last)
         self.model.backbone.requires_grad_(config.optim.backbone_lr > 0)
         if run.accelerator.num_processes > 1:
             synchronise(self.model)
         self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True)
-        self.soup = Soup(self.model)
         shared = getattr(config.optim.shared_lr, name)
         groups = parameter_groups(self.model, config.optim, config.optim.lr, shared, self.task_specific())
         optimizer = torch.optim.AdamW(groups, fused=True)
@@ -104,8 +101,6 @@ class StageLoop:
         """Take up weights, averages, optimiser and position from last.pt."""
         self.model.load_state_dict(content["model"])
         self.ema.module.load_state_dict(content["ema"])
-        if self.run.config.optim.soup > 1:
-            self.soup.load_state_dict(content["soup"])
         own = [group["own"] for group in optimizer.param_groups]
         load_optimizer(optimizer, content, self.run.folder / "last.pt")
         for group, is_own in zip(optimizer.param_groups, own):
@@ -122,18 +117,13 @@ class StageLoop:
             row = self.train_epoch()
             self.seconds += time.monotonic() - start
             self.epoch += 1
-            ended = self.epoch % self.epochs_once == 0
-            if ended:
-                self.average()
             self.end_training(finished)
             row |= {"seconds": round(self.seconds, 1), "peak_memory_mib": peak_memory(run.device)}
             if run.is_main:
                 self.log(row)
-            if ended and self.epoch < self.epochs:
-                self.begin_anew()
-            if run.is_main and time.monotonic() - saved >= run.config.track.save_seconds and self.epoch < self.epochs:
-                save(run.folder / "last.pt", self.content())
-                saved = time.monotonic()
+                if time.monotonic() - saved >= run.config.track.save_seconds and self.epoch < self.epochs:
+                    save(run.folder / "last.pt", self.content())
+                    saved = time.monotonic()
             run.accelerator.wait_for_everyone()
         run.absorb_before_freezing(self.name, self.ema.module)  # before remedies measure importance
         for remedy in run.remedies.values():
@@ -156,18 +146,6 @@ class StageLoop:
         if evaluation and last:
             run.tracker.stage_end(evaluation, run.evaluator, self.ema.module)
 
-    def average(self) -> None:
-        """Add what a training has ended with to the soup; the last one's place is taken by the mean of all."""
-        self.soup.add(self.ema.module)
-        if self.epoch == self.epochs:
-            self.ema.module.load_state_dict(self.soup.mean)
-
-    def begin_anew(self) -> None:
-        """Train once more from where the stage began."""
-        self.model.load_state_dict(self.soup.start)
-        self.ema.set(self.model)
-        self.optimizer.optimizer.state.clear()
-
     def end_training(self, finished: Stage) -> None:
         """Let remedies change the averaged weights once no epoch is left: before they are evaluated."""
         if self.epoch >= self.epochs:
@@ -175,17 +153,16 @@ class StageLoop:
                 remedy.after_training(finished)
 
     def evaluation_epochs(self) -> set[int]:
-        """Epochs after which all three sets are evaluated, evenly spread, the last one of each training included."""
-        count = min(self.run.config.track.evals, self.epochs_once)
-        spread = [round(self.epochs_once * (i + 1) / count) for i in range(count)]
-        return {start + epoch for start in range(0, self.epochs, self.epochs_once) for epoch in spread}
+        """Epochs after which all three sets are evaluated, evenly spread, the last one included."""
+        count = min(self.run.config.track.evals, self.epochs)
+        return {round(self.epochs * (i + 1) / count) for i in range(count)}
 
     def train_epoch(self) -> dict[str, Any]:
         """One pass over the images; returns the row for metrics.jsonl."""
         run = self.run
         seed = stable_seed(run.config.seed, self.name, self.epoch)
         set_seed(stable_seed(seed, run.accelerator.process_index))
-        plain = self.epoch % self.epochs_once >= self.epochs_once * (1 - run.config.data.plain_end)
+        plain = self.epoch >= self.epochs * (1 - run.config.data.plain_end)
         loader = self.loaders["plain" if plain else "augmented"]
         run.set_epoch(self.name, self.epoch)
         loader.batch_sampler.epoch = self.epoch  # type: ignore[union-attr]
@@ -195,7 +172,7 @@ class StageLoop:
         if not run.config.optim.backbone_lr:
             self.model.backbone.eval()
         sums: dict[str, float] = {}
-        done = self.epoch % self.epochs_once * len(loader)
+        done = self.epoch * len(loader)
         for i, batch in enumerate(self.bar(loader)):
             lr = self.set_rate(done + i)
             for key, value in self.step(batch, done + i).items():
@@ -211,7 +188,7 @@ class StageLoop:
         bar = tqdm(
             loader,
             desc=f"{self.name} {self.epoch + 1}/{self.epochs}",
-            total=self.epochs * length,
+            total=self.steps,
             initial=self.epoch * length,
             disable=off,
             leave=False,
@@ -304,7 +281,6 @@ class StageLoop:
             "epoch": self.epoch,
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
-            "soup": self.soup.state_dict() if self.run.config.optim.soup > 1 else None,
             **self.common(),
         }
 
