@@ -15,7 +15,8 @@ from models.criterion import LossConfig
 from models.onehead import ModelConfig
 
 STAGE0 = "stage0"
-"""Value of `init` that stands for the backbone's weights of stage 0 in this repository."""
+"""Value of `init` that stands for the weights of stage 0 in this repository: the backbone's, and those of neck and head
+if the file holds them and they fit."""
 BACKBONE_OF = "backbone:"
 """Start of an `init` that asks for the backbone of a checkpoint alone."""
 IMAGENET = "imagenet"
@@ -82,7 +83,7 @@ class OptimConfig:
     """Highest learning rate, that of what single tasks own: projection and class queries."""
     shared_lr: SharedRates = field(default_factory=SharedRates)
     backbone_lr: float = 1.0
-    """Further factor of the learning rate in the backbone; 0: its weights and statistics stay as they are."""
+    """Further factor of the learning rate in the backbone; 0: it is not trained, and its statistics do not move."""
     weight_decay: float = 0.05
     """Decoupled weight decay of matrices and filters; biases, norms and scales have none."""
     warmup: float = 0.05

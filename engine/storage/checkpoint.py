@@ -214,7 +214,9 @@ def backbone_weights(path: str | Path, backbone: str) -> dict[str, Tensor]:
 
 def backbone_of(content: dict[str, Any], path: str | Path, backbone: str) -> dict[str, Tensor]:
     """`backbone_weights` of a checkpoint's content."""
-    theirs = content.get("architecture", {}).get("backbone")
+    if not {"architecture", "model"} <= content.keys():
+        raise UserError(f"{path} is of an unfinished stage 0: finish it with --resume, and give its pretrain.pt")
+    theirs = content["architecture"].get("backbone")
     if theirs != backbone:
         raise UserError(f"{path} has the backbone {theirs}, not {backbone}: choose another")
     prefix = "backbone."

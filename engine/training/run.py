@@ -187,6 +187,9 @@ class Run:
         config, weights = self.config, self.config.continual
         if stage == JOINT or not (weights.hold or weights.recall):
             return None
+        if not config.optim.backbone_lr:
+            self.print(f"stage {stage}: hold and recall do nothing, the backbone stays as it is (optim.backbone_lr 0)")
+            return None
         if self.previous(stage):
             config = replace(config, init=load(self.folder / f"{config.order[0]}.pt")["config"]["init"])
         found = pretrained_backbone(config)

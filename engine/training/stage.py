@@ -73,7 +73,8 @@ class StageLoop:
         self.loaders = run.loaders(name)
         self.steps = len(self.loaders["augmented"]) * self.epochs
         self.model = model.to(run.device).to(memory_format=torch.channels_last)
-        self.model.backbone.requires_grad_(config.optim.backbone_lr > 0)
+        self.hold_backbone = not config.optim.backbone_lr
+        self.model.backbone.requires_grad_(not self.hold_backbone)
         if run.accelerator.num_processes > 1:
             synchronise(self.model)
         self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True)
@@ -169,7 +170,7 @@ class StageLoop:
         self.wrapped.train()
         if self.freeze:
             freeze_statistics(self.wrapped)
-        if not run.config.optim.backbone_lr:
+        if self.hold_backbone:
             self.model.backbone.eval()
         sums: dict[str, float] = {}
         done = self.epoch * len(loader)
@@ -220,7 +221,7 @@ class StageLoop:
             for remedy in self.run.remedies.values():
                 remedy.before_step(step)
         losses = self.losses(step)
-        if not losses:  # no image of the batch is annotated: masks may be all void
+        if not any(loss.requires_grad for loss in losses.values()):  # no image is annotated: masks may be all void
             return {"loss": 0.0}
         terms = torch.stack(list(losses.values()))
         accelerator.backward(terms.sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config
@@ -28,7 +29,10 @@ def first_weights(model: OneHead, config: Config) -> str:
 
 
 def start_of(config: Config) -> tuple[Literal["random", "whole", "imagenet", "backbone"], str]:
-    """What a run begins with: a kind of weights, and the file that holds them, or why there is none."""
+    """What a run begins with: a kind of weights, and the file that holds them, or why there is none.
+
+    Of stage 0's file neck and head are taken if it holds them and they have the shape that `model` asks for.
+    """
     init, name = config.init, config.model.backbone
     if not init:
         return "random", "init is null"
@@ -37,7 +41,7 @@ def start_of(config: Config) -> tuple[Literal["random", "whole", "imagenet", "ba
         if path is None:
             return "random", f"there are none of stage 0 for {name}, see init in --help"
         content = load(path)
-        fits = holds_head(content) and read_shape(content) == config.model
+        fits = holds_head(content) and replace(read_shape(content), queries=config.model.queries) == config.model
         return ("whole" if fits else "backbone"), str(path)
     if init.split(":")[0] == IMAGENET:
         return "imagenet", init.partition(":")[2]

@@ -13,7 +13,7 @@ from torch import Tensor
 from engine import pretrain
 from engine.pretrain import Pretraining
 from engine.settings.config import Config, PretrainConfig
-from engine.storage.checkpoint import FORMAT, backbone_weights, load, load_pretrained, save, stage0_path
+from engine.storage.checkpoint import EIGHT_BITS, FORMAT, backbone_weights, load, load_pretrained, save, stage0_path
 from engine.storage.errors import UserError
 from engine.train import main
 from engine.training.teacher_runtime import teacher_side
@@ -265,15 +265,31 @@ def test_a_network_published_with_readouts_lets_stage_0_go_on(
     network, stage0 = str(tmp_path / "runs" / "tiny" / "det.pt"), str(finished / "pretrain.pt")
     assert publish([network, str(tmp_path / "both.pt"), "--stage0", stage0]) == 0
     both, before = load(tmp_path / "both.pt"), load(finished / "pretrain.pt")
+    assert both["format"] == EIGHT_BITS
+    assert both["training_images"] == load(network)["training_images"]
     for group in ("readout", "readouts"):
         for name, weight in before[group].items():
             step = float(weight.abs().max()) / 127
             torch.testing.assert_close(both[group][name], weight, atol=0.51 * step, rtol=0, check_dtype=False)
-    assert run(photos, teacher, tmp_path, "--pretrain.views", "8", "--pretrain.init", str(tmp_path / "both.pt")) == 0
+    save(tmp_path / "bare.pt", {k: v for k, v in both.items() if k not in ("readout", "readouts")})
+    losses = {}
+    for name in ("both", "bare"):
+        start = str(tmp_path / f"{name}.pt")
+        run(photos, teacher, tmp_path / name, "--pretrain.views", "8", "--pretrain.init", start)
+        losses[name] = json.loads((tmp_path / name / "p" / "metrics.jsonl").read_text())["losses"]
+    assert all(losses["both"][term] < losses["bare"][term] for term in ("map8", "map16", "map32", "pooled"))
+    assert publish([str(tmp_path / "both.pt"), str(tmp_path / "again.pt")]) == 0
+    assert torch.equal(load(tmp_path / "again.pt")["readout"]["weight"], both["readout"]["weight"])
 
 
-def test_readouts_are_read_from_stage_0_alone(tiny: list[str], tmp_path: Path) -> None:
+def test_readouts_come_from_a_finished_stage_0(tiny: list[str], finished: Path, tmp_path: Path) -> None:
     assert main([*tiny, "--stage", "seg", "--optim.epochs.seg", "1"]) == 0
-    network = str(tmp_path / "runs" / "tiny" / "seg.pt")
-    with pytest.raises(UserError, match=r"seg.pt holds no readouts: give a checkpoint of --stage pretrain"):
-        publish([network, str(tmp_path / "both.pt"), "--stage0", network])
+    network, stage0 = str(tmp_path / "runs" / "tiny" / "seg.pt"), str(finished / "pretrain.pt")
+    target = str(tmp_path / "both.pt")
+    with pytest.raises(UserError, match=r"seg.pt holds no readouts: give a checkpoint that --stage pretrain ended"):
+        publish([network, target, "--stage0", network])
+    with pytest.raises(UserError, match=r"pretrain.pt is of stage 0 and has readouts of its own: leave --stage0 out"):
+        publish([stage0, target, "--stage0", stage0])
+    save(tmp_path / "last.pt", {"stage": "pretrain", "config": {}})
+    with pytest.raises(UserError, match=r"last.pt is of an unfinished stage 0: finish it with --resume"):
+        publish([str(tmp_path / "last.pt"), target])

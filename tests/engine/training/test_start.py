@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from engine.settings.config import STAGE0
+from engine.settings.config import STAGE0, Config
 from engine.settings.options import build_parser, to_config
 from engine.storage import checkpoint
 from engine.storage.checkpoint import WEIGHTS, load, load_model, load_pretrained, save
 from engine.train import main
 from engine.training.run import Run
+from engine.training.start import start_of
 from scripts.publish_weights import main as publish
 from tests.engine.conftest import TINY
 
@@ -91,9 +93,15 @@ def test_stage_0_with_neck_and_head_is_taken_whole_where_these_fit(
     arguments = [*tiny, "--init", STAGE0, "--model.dim", dim, "--continual.recall", "1"]
     assert main([*arguments, "--stage", "seg", "--optim.epochs.seg", "1"]) == 0
     assert found in capsys.readouterr().out
-    held = run_of(arguments).begin("seg", None).pretrained
+    both = str(tmp_path / "fast_scnn_stage0.pt")
+    assert start_of(replace(Config(), init=both)) == ("whole", both)
+    assert start_of(replace(Config(), init=f"backbone:{both}")) == ("backbone", both)
+    held, before = run_of(arguments).begin("seg", None).pretrained, load_pretrained(stage0, "fast_scnn").readout
     assert held is not None
     assert held.readout is not None
+    assert before is not None
+    step = float(before.weight.abs().max()) / 127
+    torch.testing.assert_close(held.readout.weight, before.weight, atol=0.51 * step, rtol=0)
     image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(held.maps(image), load_model(whole).backbone_maps(image), atol=0.05, rtol=0.05)
 
