@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.storage.checkpoint import EIGHT_BITS, backbone_of, build_model, load, model_content, save
+from engine.storage.checkpoint import EIGHT_BITS, backbone_of, build_model, holds_head, load, model_content, save
 from engine.storage.eight_bits import SCALES, quantised
 from engine.storage.errors import UserError, run_cli
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stage0", type=Path, help="a checkpoint of stage 0 whose readouts the file is to hold too")
     args = parser.parse_args(argv)
     content = load(args.checkpoint)
-    found = of_backbone(content, args) if content.get("stage") == "pretrain" else of_network(content, args)
+    found = of_network(content, args) if holds_head(content) else of_backbone(content, args)
     groups = [*found.get(SCALES, {}).values(), *(found[name] for name in WEIGHTS if name in found)]
     if not all(torch.isfinite(v).all() for group in groups for v in group.values()):
         raise UserError(f"{args.checkpoint} holds a weight too large to be stored, or not finite: publish another one")

@@ -113,7 +113,7 @@ def model_content(model: OneHead) -> dict[str, Any]:
 
 def build_model(content: dict[str, Any], source: str) -> OneHead:
     """Rebuild the model that a checkpoint's content describes. Raises UserError when the two do not fit."""
-    if content.get("stage") == "pretrain":
+    if not holds_head(content):
         raise UserError(f"{source} is the backbone of stage 0, to start a training from (--init {source}), not a model")
     try:
         shape = read_shape(content), content["classes"], content["input_size"]
@@ -129,6 +129,11 @@ def build_model(content: dict[str, Any], source: str) -> OneHead:
             "use the program version that wrote it, or train anew"
         ) from None
     return model
+
+
+def holds_head(content: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's content is of a whole network, not of a backbone that stage 0 has trained."""
+    return content.get("stage") != "pretrain"
 
 
 def read_shape(content: dict[str, Any]) -> ModelConfig:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config
-from engine.storage.checkpoint import load, load_backbone, load_pretrained, load_weights, read_shape, stage0_path
+from engine.storage.checkpoint import (
+    holds_head,
+    load,
+    load_backbone,
+    load_pretrained,
+    load_weights,
+    read_shape,
+    stage0_path,
+)
 from engine.storage.errors import UserError
 from models.backbones import build_backbone
 from models.backbones.timm_features import TimmFeatures
@@ -48,11 +55,6 @@ def start_of(config: Config) -> tuple[Literal["random", "whole", "imagenet", "ba
     if init.startswith(BACKBONE_OF):
         return "backbone", init.removeprefix(BACKBONE_OF)
     return ("whole" if holds_head(load(init)) else "backbone"), init
-
-
-def holds_head(content: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint's content is of a whole network, not of a backbone that stage 0 has trained."""
-    return content.get("stage") != "pretrain"
 
 
 def pretrained_backbone(config: Config) -> PretrainedBackbone | None:
