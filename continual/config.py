@@ -34,6 +34,8 @@ class ContinualConfig:
     """Augment replayed images anew each time they are shown; stored outputs are then unused."""
     replay_sets: int = 10
     """Images added to each step of each old task, drawn from its whole training set and augmented anew, at most 10."""
+    replay_boxes: bool = True
+    """Masks of `replay_sets` also give boxes of the classes that both tasks know, one of each connected region."""
     expert: float = 0.0
     """Weight of the distance to the outputs of networks that have learnt the stage's own task."""
     expert_seg: str | None = None

@@ -50,13 +50,15 @@ def mosaic(samples: Sequence[Sample], generator: Generator) -> Sample:
 def paste(sample: Sample, other: Sample) -> Sample:
     """Put the objects of another sample of the same size into this one, pixels and mask.
 
-    Source: simple copy-paste, arXiv 2012.07177, with all regions of the other image at once.
+    Boxes go, if there are any: the pasted objects have none and hide others. Source: simple copy-paste, arXiv
+    2012.07177, with all regions of the other image at once.
     """
     assert sample.mask is not None
     assert other.mask is not None
     objects = (other.mask != 0) & (other.mask != VOID)
     image = torch.where(objects, other.image, sample.image)
-    return replace(sample, image=image, mask=torch.where(objects, other.mask, sample.mask))
+    mask = torch.where(objects, other.mask, sample.mask)
+    return replace(sample, image=image, boxes=None, labels=None, mask=mask)
 
 
 def _grid(parts: Sequence[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from data.composing import mosaic, paste
 from data.images import read_image, read_mask
+from data.mask_boxes import mask_boxes
 from data.pixels import to_tensor
 from data.transforms import Augment, Picture, eval_transform, make_boxes, resize, train_transform
 from data.types import MAX_BOXES, Record, Sample, TaskSet
@@ -28,7 +30,8 @@ class TaskDataset(Dataset[Sample]):
     """The samples of one split of one task.
 
     size: side S of the square samples; augment: None for exactly what evaluation sees; seed: of the
-    augmentation; cache_side: longest side, in pixels, of what is kept to augment (default 1.5 x size).
+    augmentation; cache_side: longest side, in pixels, of what is kept to augment (default 1.5 x size);
+    box_labels: class of a mask -> label of the boxes that its regions give; empty for masks alone.
     Crowd boxes and boxes of unknown classes are left out. Reading raises `DataError` for a broken file.
     """
 
@@ -39,12 +42,14 @@ class TaskDataset(Dataset[Sample]):
         augment: Augment | None,
         seed: int = 0,
         cache_side: int | None = None,
+        box_labels: Mapping[int, int] | None = None,
     ) -> None:
         self.task_set = task_set
         self.size = size
         self.seed = seed
         self.cache_side = cache_side or round(1.5 * size)
         self.augment = augment
+        self.box_labels = box_labels or {}
         self._evaluate = eval_transform(size)
         self._vary = train_transform(task_set.task, size, augment or Augment())
         self._pictures: list[Picture | None] = [None] * len(task_set.records)
@@ -95,6 +100,9 @@ class TaskDataset(Dataset[Sample]):
         if record.mask is not None:
             classes = read_mask(record.mask, len(self.task_set.classes), (size[1], size[0]), record.coding)
             picture = replace(picture, mask=tv_tensors.Mask(torch.from_numpy(classes)))
+            if self.box_labels:
+                found, labels = mask_boxes(classes, self.box_labels)
+                picture = replace(picture, boxes=make_boxes(found, size), labels=labels)
         if self.augment is None:
             return resize(picture, (self.size, self.size))
         shrink = min(1.0, self.cache_side / max(size))

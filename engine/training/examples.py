@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,10 +34,15 @@ class ExampleImages(Sequence[tuple[Tensor, Targets]]):
 
 
 class AugmentedImages(Sequence[tuple[Tensor, Targets]]):
-    """Images of a set, augmented anew each time one is read; the numbers come from torch's global generator."""
+    """Images of a set, augmented anew each time one is read; the numbers come from torch's global generator.
 
-    def __init__(self, task_set: TaskSet, size: int, augment: Augment) -> None:
-        self.images = TaskDataset(task_set, size, augment)
+    box_labels: class of a mask -> label of the boxes that its regions give; empty for masks alone.
+    """
+
+    def __init__(
+        self, task_set: TaskSet, size: int, augment: Augment, box_labels: Mapping[int, int] | None = None
+    ) -> None:
+        self.images = TaskDataset(task_set, size, augment, box_labels=box_labels)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from continual import Examples, Remedy, Stage, remedies
 from data.catalog import summary
+from data.classes import shared_classes
 from data.dataset import TaskDataset
 from data.transforms import Augment
 from data.types import TASKS, Task
@@ -179,8 +180,11 @@ class Run:
         return model
 
     def old_examples(self, task: str) -> Examples:
-        """The training images of a task, augmented as in its own stage."""
-        return AugmentedImages(self.train_sets[cast(Task, task)], self.config.data.size, self.config.data.augment)
+        """The training images of a task, augmented as in its own stage; masks give boxes, too, if set so."""
+        boxed = task == "seg" and self.config.continual.replay_boxes
+        labels = shared_classes(self.classes["seg"], self.classes["det"]) if boxed else {}
+        data = self.config.data
+        return AugmentedImages(self.train_sets[cast(Task, task)], data.size, data.augment, labels)
 
     def pretrained(self, stage: str) -> PretrainedBackbone | None:
         """The backbone that this run began with, if a remedy asks for it and it was not random."""

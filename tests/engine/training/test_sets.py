@@ -12,8 +12,10 @@ from data.errors import SetNotFound
 from data.synthetic import main as draw
 from data.transforms import Augment
 from engine.settings.config import Config, DataConfig
+from engine.settings.options import build_parser, to_config
 from engine.storage.errors import UserError
 from engine.training.examples import AugmentedImages, ExampleImages
+from engine.training.run import Run
 from engine.training.sets import read_sets
 
 
@@ -73,3 +75,17 @@ def test_augmented_images_follow_torch_s_seed(drawn: Path) -> None:
         views.append(images[0][0])
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])
+
+
+@pytest.mark.parametrize("boxed", [True, False])
+def test_replayed_masks_give_boxes_of_the_classes_that_both_tasks_know(tiny: list[str], boxed: bool) -> None:
+    parser = build_parser("", "")
+    run = Run(to_config(parser, parser.parse_args([*tiny, f"--continual.replay_boxes={boxed}".lower()])))
+    _, targets = run.old_examples("seg")[0]
+    assert targets.has_boxes.tolist() == [boxed]
+    assert (len(targets.boxes[0]) > 0) == boxed
+    for label in targets.labels[0].tolist():
+        assert run.classes["seg"].index(run.classes["det"][label]) in targets.masks
+    assert run.old_examples("det")[0][1].has_boxes.tolist() == [True]
+    run.classes["det"] = ("something else",)
+    assert run.old_examples("seg")[0][1].has_boxes.tolist() == [False]
