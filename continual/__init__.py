@@ -30,7 +30,9 @@ def remedies(config: ContinualConfig) -> dict[str, Remedy]:
         "compose": Compose(c.compose) if c.compose else None,
         "expert": Expert(c.expert) if c.expert else None,
         "lwf": LwF(c.lwf, c.lwf_sure) if c.lwf else None,
-        "distill": Distill(c.distill, c.distill_features) if c.distill or c.distill_features else None,
+        "distill": (
+            Distill(c.distill, c.distill_features, c.distill_boxes) if c.distill or c.distill_features else None
+        ),
         "hold": Hold(c.hold) if c.hold else None,
         "recall": Recall(c.recall) if c.recall else None,
         "ewc": EWC(c.ewc) if c.ewc else None,

@@ -16,6 +16,8 @@ class ContinualConfig:
     """Weight of the distance to all outputs of the previous stage's checkpoint, dense and layer by layer."""
     distill_features: float = 0.0
     """Weight of the relative squared distance to the feature maps of that checkpoint."""
+    distill_boxes: bool = True
+    """Correct that checkpoint's masks by annotated boxes, for the classes that both tasks know."""
     hold: float = 0.0
     """Weight of the relative squared distance to the feature maps of the pretrained backbone, in every stage."""
     recall: float = 1.0

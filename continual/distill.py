@@ -13,25 +13,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continual.base import Losses, Step
+from continual.base import Losses, Stage, Step
+from continual.boxed_masks import mask_classes, within_boxes
 from continual.teacher_remedy import TeacherRemedy, divergence, feature_distance, object_distance
 
 
 class Distill(TeacherRemedy):
     """Penalty on the distance to the teacher's outputs for the old tasks, and to its feature maps.
 
-    The teacher is the model the stage starts from, so it is rebuilt, not stored.
+    The teacher is the model the stage starts from, so it is rebuilt, not stored. boxes: correct its masks by an image's
+    annotated boxes.
     """
 
-    def __init__(self, weight: float, features: float) -> None:
-        self.weight, self.features = weight, features
+    def __init__(self, weight: float, features: float, boxes: bool = False) -> None:
+        self.weight, self.features, self.boxes = weight, features, boxes
+        self.mask_class: Tensor | None = None
+
+    def before_stage(self, stage: Stage) -> None:
+        """Take the stage's start as teacher, and see which of its masks boxes can correct."""
+        super().before_stage(stage)
+        if self.boxes and stage.model is not None:
+            self.mask_class = mask_classes(stage.model.classes)
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Terms "distill_seg", "distill_det", "distill_cls" for the old tasks, and "distill_features"."""
         if self.stage is None or step.teacher_outputs is None:
             return {}
         terms = {"seg": self.masks, "det": self.objects, "cls": self.classes}
-        teacher = step.teacher_outputs
+        teacher = dict(step.teacher_outputs)
+        if self.mask_class is not None and "seg" in self.stage.old:
+            teacher["pred_masks"] = within_boxes(teacher["pred_masks"], step.targets, self.mask_class)
         old = self.stage.old if self.weight else ()
         losses = {f"distill_{task}": self.weight * terms[task](outputs, teacher) for task in old}
         if self.features:

@@ -1,0 +1,58 @@
+"""A teacher's masks corrected by annotated boxes, which say where a class is and where it is not.
+
+Source: boxes as weak labels of masks, Khoreva et al., "Simple does it", arXiv 1603.07485, where a network's own masks
+are cut to the boxes. Here they are the previous stage's, and both facts shift probabilities, since boxes hold other
+things, too, and not every object has one.
+
+Shape suffixes: B images, K classes of masks, M objects, H, W sides of the masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from data.classes import shared_classes
+from models.boxes import to_xyxy
+from models.matcher import Objects
+from models.targets import VOID, Targets
+
+INSIDE, OUTSIDE = 2.0, -3.5
+"""Change of a class's logit: of a box some two thirds are its object; one pixel in thirty of a class lies in no box."""
+
+
+def mask_classes(classes: Mapping[str, Sequence[str]]) -> Tensor:
+    """Class of the mask that bears the name of each class of boxes, int64 (C_det,), -1 where there is none."""
+    shared = shared_classes(classes["det"], classes["seg"])
+    return torch.tensor([shared.get(label, -1) for label in range(len(classes["det"]))], dtype=torch.int64)
+
+
+def within_boxes(logits_BKHW: Tensor, targets: Targets, mask_class: Tensor) -> Tensor:
+    """The logits, float32, of masks as boxes correct them, in images that are annotated with boxes and no mask.
+
+    Classes that `mask_class` (see `mask_classes`) names are raised inside their boxes and lowered outside.
+    """
+    batch, classes, height, width = logits_BKHW.shape
+    mask_class = mask_class.to(logits_BKHW.device)
+    objects = Objects.of(targets)
+    value_M = mask_class[objects.labels]
+    known = value_M >= 0
+    covered = covers(objects.boxes[known], height, width).flatten(1)
+    count = torch.zeros(batch * classes, height * width, device=logits_BKHW.device)
+    count.index_add_(0, objects.image[known] * classes + value_M[known], covered)
+    shift = torch.where(count.view(batch, classes, height, width) > 0, INSIDE, OUTSIDE)
+    named_K = torch.zeros(classes + 1, device=logits_BKHW.device).index_fill_(0, mask_class, 1)[:classes]
+    boxed_B = targets.has_boxes & (targets.masks == VOID).all(2).all(1)
+    return logits_BKHW.float() + shift * (boxed_B[:, None] * named_K)[:, :, None, None]
+
+
+def covers(boxes_M4: Tensor, height: int, width: int) -> Tensor:
+    """Cells (M, H, W) that boxes cx cy w h touch: 1 there, 0 elsewhere."""
+    x1, y1, x2, y2 = (side[:, None] for side in to_xyxy(boxes_M4).unbind(1))
+    x = torch.arange(width, device=boxes_M4.device) / width
+    y = torch.arange(height, device=boxes_M4.device) / height
+    columns_MW = (x + 1 / width > x1) & (x < x2)
+    rows_MH = (y + 1 / height > y1) & (y < y2)
+    return (rows_MH[:, :, None] & columns_MW[:, None]).float()
