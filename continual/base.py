@@ -39,7 +39,8 @@ class Stage:
     it was not random; vary: augments an image and its annotation as training images are; old_examples: the training
     images of an old task, augmented anew each time one is read; expert: a network in eval mode and without gradients
     that has learnt a task before, if the configuration names one; share: how many of a step's images this process
-    shows, where several processes share the step.
+    shows, where several processes share the step; mask_class: int64 (C_det,), for each class of boxes the class of
+    masks that bears the same name, or the number of these classes where none does.
     """
 
     tasks: tuple[str, ...]
@@ -53,6 +54,7 @@ class Stage:
     old_examples: Callable[[str], Examples] = lambda _: []
     expert: Callable[[str], OneHead | None] = lambda _: None
     share: Callable[[int], int] = lambda count: count
+    mask_class: Tensor | None = None
 
 
 @dataclass

@@ -9,12 +9,9 @@ Shape suffixes: B images, K classes of masks, M objects, H, W sides of the masks
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
-from data.classes import shared_classes
 from models.boxes import to_xyxy
 from models.matcher import Objects
 from models.targets import VOID, Targets
@@ -23,26 +20,20 @@ INSIDE, OUTSIDE = 2.0, -3.5
 """Change of a class's logit: of a box some two thirds are its object; one pixel in thirty of a class lies in no box."""
 
 
-def mask_classes(classes: Mapping[str, Sequence[str]]) -> Tensor:
-    """Class of the mask that bears the name of each class of boxes, int64 (C_det,), -1 where there is none."""
-    shared = shared_classes(classes["det"], classes["seg"])
-    return torch.tensor([shared.get(label, -1) for label in range(len(classes["det"]))], dtype=torch.int64)
-
-
 def within_boxes(logits_BKHW: Tensor, targets: Targets, mask_class: Tensor) -> Tensor:
     """The logits, float32, of masks as boxes correct them, in images that are annotated with boxes and no mask.
 
-    Classes that `mask_class` (see `mask_classes`) names are raised inside their boxes and lowered outside.
+    Classes that `mask_class` names (see `Stage`) are raised inside their boxes and lowered outside.
     """
     batch, classes, height, width = logits_BKHW.shape
     mask_class = mask_class.to(logits_BKHW.device)
     objects = Objects.of(targets)
-    value_M = mask_class[objects.labels]
-    known = value_M >= 0
-    covered = covers(objects.boxes[known], height, width).flatten(1)
-    count = torch.zeros(batch * classes, height * width, device=logits_BKHW.device)
-    count.index_add_(0, objects.image[known] * classes + value_M[known], covered)
-    shift = torch.where(count.view(batch, classes, height, width) > 0, INSIDE, OUTSIDE)
+    plane_M = objects.image * (classes + 1) + mask_class[objects.labels]
+    covered = covers(objects.boxes, height, width).flatten(1)
+    count = torch.zeros(batch * (classes + 1), height * width, device=logits_BKHW.device)
+    count.index_add_(0, plane_M, covered)
+    inside = count.view(batch, classes + 1, height, width)[:, :classes] > 0
+    shift = torch.where(inside, INSIDE, OUTSIDE)
     named_K = torch.zeros(classes + 1, device=logits_BKHW.device).index_fill_(0, mask_class, 1)[:classes]
     boxed_B = targets.has_boxes & (targets.masks == VOID).all(2).all(1)
     return logits_BKHW.float() + shift * (boxed_B[:, None] * named_K)[:, :, None, None]

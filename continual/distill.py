@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continual.base import Losses, Stage, Step
-from continual.boxed_masks import mask_classes, within_boxes
+from continual.base import Losses, Step
+from continual.boxed_masks import within_boxes
 from continual.teacher_remedy import TeacherRemedy, divergence, feature_distance, object_distance
 
 
@@ -27,13 +27,6 @@ class Distill(TeacherRemedy):
 
     def __init__(self, weight: float, features: float, boxes: bool = False) -> None:
         self.weight, self.features, self.boxes = weight, features, boxes
-        self.mask_class: Tensor | None = None
-
-    def before_stage(self, stage: Stage) -> None:
-        """Take the stage's start as teacher, and see which of its masks boxes can correct."""
-        super().before_stage(stage)
-        if self.boxes and stage.model is not None:
-            self.mask_class = mask_classes(stage.model.classes)
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Terms "distill_seg", "distill_det", "distill_cls" for the old tasks, and "distill_features"."""
@@ -41,8 +34,8 @@ class Distill(TeacherRemedy):
             return {}
         terms = {"seg": self.masks, "det": self.objects, "cls": self.classes}
         teacher = dict(step.teacher_outputs)
-        if self.mask_class is not None and "seg" in self.stage.old:
-            teacher["pred_masks"] = within_boxes(teacher["pred_masks"], step.targets, self.mask_class)
+        if self.boxes and self.stage.mask_class is not None:
+            teacher["pred_masks"] = within_boxes(teacher["pred_masks"], step.targets, self.stage.mask_class)
         old = self.stage.old if self.weight else ()
         losses = {f"distill_{task}": self.weight * terms[task](outputs, teacher) for task in old}
         if self.features:

@@ -167,7 +167,14 @@ class Run:
             old_examples=self.old_examples,
             expert=self.expert,
             share=partial(process_share, rank=self.accelerator.process_index, world=self.accelerator.num_processes),
+            mask_class=self.mask_class(),
         )
+
+    def mask_class(self) -> Tensor:
+        """For each class of boxes the class of masks that bears the same name, else one that there is not."""
+        shared = shared_classes(self.classes["det"], self.classes["seg"])
+        none = len(self.classes["seg"])
+        return torch.tensor([shared.get(label, none) for label in range(len(self.classes["det"]))], dtype=torch.int64)
 
     def expert(self, task: str) -> OneHead | None:
         """The network that the configuration names as expert of a task. Raises UserError for other classes."""

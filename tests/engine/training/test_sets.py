@@ -87,5 +87,7 @@ def test_replayed_masks_give_boxes_of_the_classes_that_both_tasks_know(tiny: lis
     for label in targets.labels[0].tolist():
         assert run.classes["seg"].index(run.classes["det"][label]) in targets.masks
     assert run.old_examples("det")[0][1].has_boxes.tolist() == [True]
+    run.classes |= {"det": ("cup", "dining table"), "seg": ("background", "diningtable")}
+    assert run.mask_class().tolist() == [2, 1]
     run.classes["det"] = ("something else",)
     assert run.old_examples("seg")[0][1].has_boxes.tolist() == [False]
