@@ -37,10 +37,10 @@ class Stage:
     with; loss: the training loss of a network on images (B, 3, S, S), None where none of them is annotated;
     pretrained: the backbone that the run began with, in eval mode and without gradients, if a remedy needs it and
     it was not random; vary: augments an image and its annotation as training images are; old_examples: the training
-    images of an old task, augmented anew each time one is read; expert: a network in eval mode and without gradients
-    that has learnt a task before, if the configuration names one; share: how many of a step's images this process
-    shows, where several processes share the step; mask_class: int64 (C_det,), for each class of boxes the class of
-    masks that bears the same name, or the number of these classes where none does.
+    images of an old task, augmented anew each time one is read, masks with the boxes that they give; expert: a network
+    in eval mode and without gradients that has learnt a task before, if the configuration names one; share: how many
+    of a step's images this process shows, where several processes share the step; mask_class: int64 (C_det,), for each
+    class of boxes the class of masks of the same name, K (the number of mask classes) where there is none.
     """
 
     tasks: tuple[str, ...]

@@ -1,8 +1,8 @@
 """A teacher's masks corrected by annotated boxes, which say where a class is and where it is not.
 
-Source: boxes as weak labels of masks, Khoreva et al., "Simple does it", arXiv 1603.07485, where a network's own masks
-are cut to the boxes. Here they are the previous stage's, and both facts shift probabilities, since boxes hold other
-things, too, and not every object has one.
+Source: boxes as weak labels of masks, Khoreva et al., "Simple does it", arXiv 1603.07485, section 3.1, where a
+network's own masks are cut to the boxes. Here they are the previous stage's, and what boxes say shifts logits instead
+of cutting: a box holds other things, too, and crowds and objects that a crop leaves little of have none.
 
 Shape suffixes: B images, K classes of masks, M objects, H, W sides of the masks.
 """
@@ -16,8 +16,9 @@ from models.boxes import to_xyxy
 from models.matcher import Objects
 from models.targets import VOID, Targets
 
-INSIDE, OUTSIDE = 2.0, -3.5
-"""Change of a class's logit: of a box some two thirds are its object; one pixel in thirty of a class lies in no box."""
+INSIDE, OUTSIDE = 2.2, -3.3
+"""Change of a class's logit by Bayes' rule, if boxes take a fifth of the image, their objects fill them to a half, and
+one pixel of a class in thirty lies outside of all its boxes. Neither was searched for."""
 
 
 def within_boxes(logits_BKHW: Tensor, targets: Targets, mask_class: Tensor) -> Tensor:
@@ -26,7 +27,6 @@ def within_boxes(logits_BKHW: Tensor, targets: Targets, mask_class: Tensor) -> T
     Classes that `mask_class` names (see `Stage`) are raised inside their boxes and lowered outside.
     """
     batch, classes, height, width = logits_BKHW.shape
-    mask_class = mask_class.to(logits_BKHW.device)
     objects = Objects.of(targets)
     plane_M = objects.image * (classes + 1) + mask_class[objects.labels]
     covered = covers(objects.boxes, height, width).flatten(1)

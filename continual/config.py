@@ -17,7 +17,7 @@ class ContinualConfig:
     distill_features: float = 0.0
     """Weight of the relative squared distance to the feature maps of that checkpoint."""
     distill_boxes: bool = True
-    """Correct that checkpoint's masks by annotated boxes, for the classes that both tasks know."""
+    """Correct that checkpoint's masks by the boxes of the stage that learns these, for classes that both tasks name."""
     hold: float = 0.0
     """Weight of the relative squared distance to the feature maps of the pretrained backbone, in every stage."""
     recall: float = 1.0
@@ -37,7 +37,7 @@ class ContinualConfig:
     replay_sets: int = 10
     """Images added to each step of each old task, drawn from its whole training set and augmented anew, at most 10."""
     replay_boxes: bool = True
-    """Masks of `replay_sets` also give boxes of the classes that both tasks know, one of each connected region."""
+    """Masks of `replay_sets` also give boxes of classes that both tasks name, one of each connected region."""
     expert: float = 0.0
     """Weight of the distance to the outputs of networks that have learnt the stage's own task."""
     expert_seg: str | None = None

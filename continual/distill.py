@@ -22,10 +22,10 @@ class Distill(TeacherRemedy):
     """Penalty on the distance to the teacher's outputs for the old tasks, and to its feature maps.
 
     The teacher is the model the stage starts from, so it is rebuilt, not stored. boxes: correct its masks by an image's
-    annotated boxes.
+    annotated boxes in the stage that learns these; from then on the teacher has learnt what they say.
     """
 
-    def __init__(self, weight: float, features: float, boxes: bool = False) -> None:
+    def __init__(self, weight: float, features: float, boxes: bool) -> None:
         self.weight, self.features, self.boxes = weight, features, boxes
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
@@ -34,7 +34,7 @@ class Distill(TeacherRemedy):
             return {}
         terms = {"seg": self.masks, "det": self.objects, "cls": self.classes}
         teacher = dict(step.teacher_outputs)
-        if self.boxes and self.stage.mask_class is not None:
+        if self.boxes and "det" in self.stage.tasks and self.stage.mask_class is not None:
             teacher["pred_masks"] = within_boxes(teacher["pred_masks"], step.targets, self.stage.mask_class)
         old = self.stage.old if self.weight else ()
         losses = {f"distill_{task}": self.weight * terms[task](outputs, teacher) for task in old}

@@ -130,10 +130,11 @@ def distance(task: str, outputs: Outputs, row: int, stored: dict[str, Tensor]) -
 
 
 def annotated(targets: Targets) -> Literal["seg", "det", "cls"]:
-    """The task that a single image is annotated for."""
-    if bool(targets.has_boxes[0]):
-        return "det"
-    return "cls" if int(targets.classes[0]) >= 0 else "seg"
+    """The task that a single image is annotated for; its mask may give boxes, too."""
+    if int(targets.classes[0]) >= 0:
+        return "cls"
+    masked = bool((targets.masks != VOID).any())
+    return "det" if bool(targets.has_boxes[0]) and not masked else "seg"
 
 
 def classes_of(targets: Targets) -> set[int]:

@@ -113,13 +113,6 @@ def name_index(name: str, classes: Sequence[str]) -> int | None:
     return NameIndex(classes)(name)
 
 
-def shared_classes(classes: Sequence[str], others: Sequence[str]) -> dict[int, int]:
-    """Return position in `classes` -> position in `others` of the names that stand in both."""
-    position = NameIndex(others)
-    found = {i: position(name) for i, name in enumerate(classes)}
-    return {i: other for i, other in found.items() if other is not None}
-
-
 def folder_position(folder: str, known: NameIndex) -> int | None:
     """Return the position of the class that a folder stands for; None if it stands for none.
 

@@ -17,7 +17,7 @@ from data.images import read_image, read_mask
 from data.mask_boxes import mask_boxes
 from data.pixels import to_tensor
 from data.transforms import Augment, Picture, eval_transform, make_boxes, resize, train_transform
-from data.types import MAX_BOXES, Record, Sample, TaskSet
+from data.types import MAX_BOXES, Sample, TaskSet
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> Generator:
@@ -95,25 +95,26 @@ class TaskDataset(Dataset[Sample]):
         size = (int(image.shape[-2]), int(image.shape[-1]))
         picture = Picture(image, index, label=record.label)
         if self.task_set.task == "det":
-            boxes, labels = self._boxes(record, size)
+            usable = ~record.crowd & (record.labels < len(self.task_set.classes))
+            boxes, labels = usable_boxes(record.boxes[usable], record.labels[usable], size)
             picture = replace(picture, boxes=boxes, labels=labels)
         if record.mask is not None:
             classes = read_mask(record.mask, len(self.task_set.classes), (size[1], size[0]), record.coding)
             picture = replace(picture, mask=tv_tensors.Mask(torch.from_numpy(classes)))
             if self.box_labels:
-                found, labels = mask_boxes(classes, self.box_labels)
-                picture = replace(picture, boxes=make_boxes(found, size), labels=labels)
+                boxes, labels = usable_boxes(*mask_boxes(classes, self.box_labels), size)
+                picture = replace(picture, boxes=boxes, labels=labels)
         if self.augment is None:
             return resize(picture, (self.size, self.size))
         shrink = min(1.0, self.cache_side / max(size))
         return resize(picture, (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))))
 
-    def _boxes(self, record: Record, size: tuple[int, int]) -> tuple[tv_tensors.BoundingBoxes, Tensor]:
-        """Return the boxes to learn from, clipped to the image, and their labels."""
-        boxes = F.clamp_bounding_boxes(make_boxes(record.boxes, size)).as_subclass(Tensor)
-        usable = ~record.crowd & (record.labels < len(self.task_set.classes))
-        usable &= (boxes[:, 2:] > boxes[:, :2]).all(1)
-        if int(usable.sum()) > MAX_BOXES:
-            area = (boxes[:, 2:] - boxes[:, :2]).prod(1).where(usable, 0)
-            usable = torch.zeros_like(usable).index_fill(0, area.topk(MAX_BOXES).indices, True)
-        return make_boxes(boxes[usable], size), record.labels[usable]
+
+def usable_boxes(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> tuple[tv_tensors.BoundingBoxes, Tensor]:
+    """Return boxes x1 y1 x2 y2 (n, 4) clipped to the image, the largest of very many, and labels; empty ones go."""
+    clipped = F.clamp_bounding_boxes(make_boxes(boxes, size)).as_subclass(Tensor)
+    usable = (clipped[:, 2:] > clipped[:, :2]).all(1)
+    if int(usable.sum()) > MAX_BOXES:
+        area = (clipped[:, 2:] - clipped[:, :2]).prod(1).where(usable, 0)
+        usable = torch.zeros_like(usable).index_fill(0, area.topk(MAX_BOXES).indices, True)
+    return make_boxes(clipped[usable], size), labels[usable]

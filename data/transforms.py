@@ -54,7 +54,7 @@ class Picture:
     """A decoded image with its annotation in pixels, before or between transforms.
 
     image: (3, h, w), uint8 or float in 0..1; boxes: XYXY float32 (n, 4), labels: int64 (n,), None unless
-    detection; mask: uint8 (h, w), None unless segmentation; label: None unless classification.
+    detection or given by the mask; mask: uint8 (h, w), None unless segmentation; label: None unless classification.
     """
 
     image: tv_tensors.Image

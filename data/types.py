@@ -71,8 +71,8 @@ class Sample:
     """One image ready for the network.
 
     image: float32 (3, S, S) in 0..1; boxes: float32 (n, 4) cx cy w h as fractions of the image, labels: int64 (n,),
-    both None unless the task is detection; mask: int64 (S, S) with 255 void, None unless segmentation;
-    label: int, None unless classification; index: position in `TaskSet.records`.
+    both None unless the task is detection or the mask gives them; mask: int64 (S, S) with 255 void, None unless
+    segmentation; label: int, None unless classification; index: position in `TaskSet.records`.
     """
 
     image: Tensor

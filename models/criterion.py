@@ -63,11 +63,18 @@ class Criterion:
     Args:
         config: weights.
         mean_count: turns the counts of this process into their mean over all processes; identity for one process.
+        mask_named: bool (C_det,), classes of which masks give boxes; None where no image's boxes come from its mask.
     """
 
-    def __init__(self, config: LossConfig, mean_count: Callable[[Tensor], Tensor] = lambda count: count) -> None:
+    def __init__(
+        self,
+        config: LossConfig,
+        mean_count: Callable[[Tensor], Tensor] = lambda count: count,
+        mask_named: Tensor | None = None,
+    ) -> None:
         self.config = config
         self.mean_count = mean_count
+        self.mask_named = mask_named
 
     def __call__(self, outputs: Outputs, targets: Targets, denoise: Match | None = None) -> Losses:
         """Weighted terms to be summed, float32 scalars.
@@ -150,13 +157,27 @@ class Criterion:
         boxes, logits = out["pred_boxes"].float()[where], out["pred_logits"].float()
         quality = torch.zeros_like(logits)
         quality[(*where, match.labels)] = pair_iou(boxes.detach(), match.boxes).clamp(min=LOWEST_QUALITY)
-        conf = varifocal(logits, quality) * targets.has_boxes[:, None, None]
+        conf = varifocal(logits, quality) * (self.annotated(out["pred_boxes"], targets) | (quality > 0))
         giou = generalized_box_iou_loss(to_xyxy(boxes), to_xyxy(match.boxes), reduction="sum")
         return {
             "conf": conf.sum() / count,
             "l1": (boxes - match.boxes).abs().sum() / count,
             "giou": giou / count,
         }
+
+    def annotated(self, boxes_BN4: Tensor, targets: Targets) -> Tensor:
+        """Whether it is known that a prediction's box holds no other object, of each class: bool (B, N or 1, C or 1).
+
+        Boxes that come from a mask are those of the classes that masks name, and lie where the mask is not void.
+        """
+        annotated = targets.has_boxes[:, None, None]
+        if self.mask_named is None:
+            return annotated
+        masks, last = targets.masks, targets.masks.shape[-1] - 1
+        column, row = (boxes_BN4[..., :2].float() * (last + 1)).long().clamp(0, last).unbind(-1)
+        void_BN = masks[torch.arange(len(masks), device=masks.device)[:, None], row, column] == VOID
+        of_mask_B = (masks != VOID).any(2).any(1)
+        return annotated & (~of_mask_B[:, None, None] | (self.mask_named & ~void_BN[..., None]))
 
     def segmentation(self, logits_BKHW: Tensor, masks_BHW: Tensor, count: Tensor, zoom: int = 2) -> Losses:
         """Cross-entropy and Dice per image, at `zoom` times the logits' resolution, void left out.

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from continual import Examples, Remedy, Stage, remedies
 from data.catalog import summary
-from data.classes import shared_classes
 from data.dataset import TaskDataset
+from data.mask_boxes import box_labels
 from data.transforms import Augment
 from data.types import TASKS, Task
 from engine.evaluation.evaluate import Evaluation, Evaluator
@@ -82,6 +82,10 @@ class Run:
         self.classes: dict[str, tuple[str, ...]] = {
             task: self.train_sets[task].classes if task in self.train_sets else () for task in TASKS
         }
+        self.box_labels = box_labels(self.classes["seg"], self.classes["det"])
+        class_of = {label: value for value, label in self.box_labels.items()}
+        none = len(self.classes["seg"])
+        self.mask_class = torch.tensor([class_of.get(i, none) for i in range(len(self.classes["det"]))]).long()
         self.evaluator = Evaluator(eval_sets, config.data.size)
         self.remedies: dict[str, Remedy] = remedies(config.continual)
         self.tracker: Tracker
@@ -164,17 +168,11 @@ class Run:
             loss=self.loss,
             pretrained=pretrained,
             vary=vary,
-            old_examples=self.old_examples,
+            old_examples=partial(self.old_examples, boxed="det" in (*self.tasks_of(stage), *old)),
             expert=self.expert,
             share=partial(process_share, rank=self.accelerator.process_index, world=self.accelerator.num_processes),
-            mask_class=self.mask_class(),
+            mask_class=self.mask_class.to(self.device),
         )
-
-    def mask_class(self) -> Tensor:
-        """For each class of boxes the class of masks that bears the same name, else one that there is not."""
-        shared = shared_classes(self.classes["det"], self.classes["seg"])
-        none = len(self.classes["seg"])
-        return torch.tensor([shared.get(label, none) for label in range(len(self.classes["det"]))], dtype=torch.int64)
 
     def expert(self, task: str) -> OneHead | None:
         """The network that the configuration names as expert of a task. Raises UserError for other classes."""
@@ -186,11 +184,16 @@ class Run:
             raise UserError(f"continual.expert_{task}: {file} has learnt other classes than this set has; name another")
         return model
 
-    def old_examples(self, task: str) -> Examples:
-        """The training images of a task, augmented as in its own stage; masks give boxes, too, if set so."""
-        boxed = task == "seg" and self.config.continual.replay_boxes
-        labels = shared_classes(self.classes["seg"], self.classes["det"]) if boxed else {}
+    def mask_named(self, stage: Stage) -> Tensor | None:
+        """Which classes of boxes masks give; None in a stage in which they give none."""
+        if not stage.old or not self.config.continual.replay_boxes:
+            return None
+        return (self.mask_class < len(self.classes["seg"])).to(self.device)
+
+    def old_examples(self, task: str, boxed: bool) -> Examples:
+        """The training images of a task, augmented as in its own stage; if `boxed`, masks may give boxes."""
         data = self.config.data
+        labels = self.box_labels if boxed and task == "seg" and self.config.continual.replay_boxes else {}
         return AugmentedImages(self.train_sets[cast(Task, task)], data.size, data.augment, labels)
 
     def pretrained(self, stage: str) -> PretrainedBackbone | None:

@@ -69,7 +69,7 @@ class StageLoop:
         if self.freeze:
             absorb_statistics(model)
         self.epochs = getattr(config.optim.epochs, name)
-        self.criterion = Criterion(config.loss, run.mean_count)
+        self.criterion = Criterion(config.loss, run.mean_count, run.mask_named(self.stage))
         self.loaders = run.loaders(name)
         self.steps = len(self.loaders["augmented"]) * self.epochs
         self.model = model.to(run.device).to(memory_format=torch.channels_last)

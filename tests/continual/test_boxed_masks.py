@@ -46,11 +46,11 @@ def start() -> OneHead:
     return tiny().requires_grad_(False)
 
 
-def masks_term(start: OneHead, boxes: bool, mask_class: list[int]) -> float:
+def masks_term(start: OneHead, boxes: bool, mask_class: list[int], stage: str = "det") -> float:
     """The term "distill_seg" of a student that equals its teacher, for two images with a box of a dog each."""
     student = copy.deepcopy(start)
     distill = Distill(1.0, 0.0, boxes)
-    distill.before_stage(Stage(("det",), ("seg",), start, lambda: [], student, mask_class=torch.tensor(mask_class)))
+    distill.before_stage(Stage((stage,), ("seg",), start, lambda: [], student, mask_class=torch.tensor(mask_class)))
     box, dog = torch.tensor([[0.5, 0.5, 0.4, 0.4]]), torch.tensor([1])
     blank = torch.full((2, 96, 96), VOID)
     step = Step(images(2), Targets([box] * 2, [dog] * 2, torch.tensor([True] * 2), blank, torch.tensor([NO_CLASS] * 2)))
@@ -62,6 +62,7 @@ def masks_term(start: OneHead, boxes: bool, mask_class: list[int]) -> float:
 def test_a_student_that_equals_its_teacher_still_learns_from_boxes(start: OneHead) -> None:
     assert masks_term(start, boxes=False, mask_class=[1, 2, 3]) == pytest.approx(0, abs=1e-5)
     assert masks_term(start, boxes=True, mask_class=[1, 2, 3]) > 0.01
+    assert masks_term(start, boxes=True, mask_class=[1, 2, 3], stage="cls") == pytest.approx(0, abs=1e-5)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ def new_step() -> Step:
 
 
 def in_stage(start: OneHead, old: tuple[str, ...] = ALL, weight: float = 1.0, features: float = 0.0) -> Distill:
-    distill = Distill(weight, features)
+    distill = Distill(weight, features, boxes=False)
     distill.before_stage(Stage(("cls",), old, start, lambda: []))
     return distill
 
@@ -54,7 +54,7 @@ def penalty(distill: Distill, student: OneHead) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("stage", [Stage(("seg",), (), None, lambda: []), Stage(("seg",), (), tiny(), lambda: [])])
 def test_there_is_no_penalty_before_there_is_something_to_remember(stage: Stage, start: OneHead) -> None:
-    distill = Distill(1.0, 1.0)
+    distill = Distill(1.0, 1.0, boxes=False)
     distill.before_stage(stage)
     step = new_step()
     distill.before_step(step)

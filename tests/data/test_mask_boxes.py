@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.classes import shared_classes
 from data.composing import paste
 from data.dataset import TaskDataset
-from data.mask_boxes import mask_boxes
+from data.mask_boxes import box_labels, mask_boxes
 from data.transforms import Augment
-from data.types import VOID, Record, TaskSet
+from data.types import MAX_BOXES, VOID, Record, TaskSet
 from tests.data.builders import draw_image, draw_mask
 
 CAT, DOG, SHEEP = 8, 12, 17
@@ -54,6 +53,25 @@ def test_classes_that_boxes_do_not_name_and_crumbs_give_none() -> None:
         assert (boxes.dtype, found.dtype) == (torch.float32, torch.int64)
 
 
+def test_without_a_void_line_touching_objects_share_a_box() -> None:
+    mask = blank()
+    mask[15:45, 15:40] = CAT
+    mask[15:45, 40:65] = CAT
+    assert mask_boxes(mask, LABELS)[0].tolist() == [[15, 15, 65, 45]]
+
+
+def test_the_largest_boxes_of_very_many_stay(tmp_path: Path) -> None:
+    mask = blank(500)
+    mask[::12] = VOID
+    mask[:, ::12] = VOID
+    mask[mask == 0] = CAT
+    record = Record(draw_image(tmp_path / "a.png", (500, 500)), mask=draw_mask(tmp_path / "m.png", mask))
+    task_set = TaskSet("seg", "train", "voc", tuple(map(str, range(21))), (record,))
+    sample = TaskDataset(task_set, 64, None, box_labels=LABELS)[0]
+    assert sample.boxes is not None
+    assert len(mask_boxes(mask, LABELS)[0]) > len(sample.boxes) == MAX_BOXES
+
+
 def test_boxes_move_with_the_image(tmp_path: Path) -> None:
     mask = blank(64)
     mask[16:48, 8:24] = CAT
@@ -84,5 +102,5 @@ def test_pasted_objects_end_what_boxes_knew(tmp_path: Path) -> None:
 
 
 def test_names_that_two_sets_share() -> None:
-    assert shared_classes(("background", "diningtable", "dog"), ("dog", "cup", "dining table")) == {1: 2, 2: 0}
-    assert shared_classes(("background",), ("dog",)) == {}
+    assert box_labels(("background", "diningtable", "dog"), ("dog", "cup", "dining table")) == {1: 2, 2: 0}
+    assert box_labels(("background", "cat"), ("dog", "background")) == {}

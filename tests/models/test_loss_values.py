@@ -153,6 +153,20 @@ def test_box_terms_by_hand() -> None:
     assert {k: v.item() for k, v in found.items()} == pytest.approx({k: v / 2 for k, v in expected.items()}, rel=1e-5)
 
 
+def test_boxes_of_a_mask_tell_nothing_of_void_and_of_classes_that_masks_do_not_name() -> None:
+    logits = torch.zeros(2, 2, 3, requires_grad=True)
+    boxes = torch.tensor([[[0.2, 0.5, 0.2, 0.2], [0.8, 0.5, 0.2, 0.2]]]).expand(2, -1, -1)
+    targets = object_targets([torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2, size=SIZE)
+    targets.masks[1, :, : SIZE // 2] = 0  # the second image has a mask, void on the right
+    nothing = torch.zeros(0, dtype=torch.int64)
+    criterion = Criterion(PLAIN, mask_named=torch.tensor([True, False, True]))
+    outputs = {"pred_logits": logits, "pred_boxes": boxes}
+    found = criterion.boxes(outputs, Match(nothing, nothing, torch.zeros(0, 4), nothing), targets, torch.ones(()))
+    found["conf"].backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).tolist() == [[[True] * 3] * 2, [[True, False, True], [False] * 3]]
+
+
 def test_perfect_predictions_cost_next_to_nothing() -> None:
     torch.manual_seed(0)
     boxes, labels = boxes_in_view(3), torch.tensor([0, 1, 2])
