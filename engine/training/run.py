@@ -77,8 +77,6 @@ class Run:
         self.digests: dict[str, list[str]] = {
             task: digests(r.image for r in task_set.records) for task, task_set in self.train_sets.items()
         }
-        if self.is_main and not overfit:
-            warn_of_seen({t: set(d) for t, d in self.digests.items()}, eval_sets, config.data)
         self.classes: dict[str, tuple[str, ...]] = {
             task: self.train_sets[task].classes if task in self.train_sets else () for task in TASKS
         }
@@ -86,10 +84,20 @@ class Run:
         class_of = {label: value for value, label in self.box_labels.items()}
         none = len(self.classes["seg"])
         self.mask_class = torch.tensor([class_of.get(i, none) for i in range(len(self.classes["det"]))]).long()
+        if self.is_main and not overfit:
+            warn_of_seen(self.learnt_from(), eval_sets, config.data)
         self.evaluator = Evaluator(eval_sets, config.data.size)
         self.remedies: dict[str, Remedy] = remedies(config.continual)
         self.tracker: Tracker
         self.datasets: dict[str, list[TaskDataset]] = {}
+
+    def learnt_from(self) -> dict[str, set[str]]:
+        """Digests of the images that each task learns from; boxes and masks of the same names teach each other."""
+        learnt = {task: set(of_task) for task, of_task in self.digests.items()}
+        remedies = self.config.continual
+        if self.box_labels and (remedies.distill_boxes or remedies.replay_boxes):
+            learnt["seg"] = learnt["det"] = learnt["seg"] | learnt["det"]
+        return learnt
 
     def print(self, text: str) -> None:
         """Print once, whatever the number of processes."""

@@ -14,6 +14,7 @@ from data.transforms import Augment
 from engine.settings.config import Config, DataConfig
 from engine.settings.options import build_parser, to_config
 from engine.storage.errors import UserError
+from engine.train import main
 from engine.training.examples import AugmentedImages, ExampleImages
 from engine.training.run import Run
 from engine.training.sets import read_sets
@@ -77,10 +78,39 @@ def test_augmented_images_follow_torch_s_seed(drawn: Path) -> None:
     assert not torch.equal(views[0], views[2])
 
 
+def run_of(arguments: list[str]) -> Run:
+    parser = build_parser("", "")
+    return Run(to_config(parser, parser.parse_args(arguments)))
+
+
+def test_boxes_and_masks_of_the_same_names_learn_from_each_other_s_images(tiny: list[str]) -> None:
+    run = run_of(tiny)
+    learnt = run.learnt_from()
+    assert learnt["seg"] == learnt["det"] == {*run.digests["seg"], *run.digests["det"]}
+    apart = run_of([*tiny, "--continual.distill_boxes=false", "--continual.replay_boxes=false"]).learnt_from()
+    assert {task: len(images) for task, images in apart.items()} == {"seg": 12, "det": 12, "cls": 12}
+
+
+def test_a_stage_knows_which_mask_each_class_of_boxes_has(tiny: list[str]) -> None:
+    run = run_of(tiny)
+    stage = run.begin("seg", None)
+    assert stage.mask_class is not None
+    names = [run.classes["seg"][value] for value in stage.mask_class.tolist()]
+    assert names == list(run.classes["det"])
+    assert run.mask_named(stage) is None  # no mask is replayed yet
+
+
+def test_masks_give_no_boxes_before_boxes_are_learnt(tiny: list[str], tmp_path: Path) -> None:
+    arguments = [*tiny, "--order", "[seg,cls,det]", "--continual.replay_sets", "2"]
+    assert main([*arguments, "--stage", "seg"]) == 0
+    run = run_of(arguments)
+    _, targets = run.begin("cls", None).old_examples("seg")[0]
+    assert targets.has_boxes.tolist() == [False]
+
+
 @pytest.mark.parametrize("boxed", [True, False])
 def test_replayed_masks_give_boxes_of_the_classes_that_both_tasks_know(tiny: list[str], boxed: bool) -> None:
-    parser = build_parser("", "")
-    run = Run(to_config(parser, parser.parse_args([*tiny, f"--continual.replay_boxes={boxed}".lower()])))
+    run = run_of([*tiny, f"--continual.replay_boxes={boxed}".lower()])
     _, targets = run.old_examples("seg", boxed=True)[0]
     assert targets.has_boxes.tolist() == [boxed]
     assert (len(targets.boxes[0]) > 0) == boxed
