@@ -117,7 +117,8 @@ def test_killed_twice_in_the_same_stage(tiny: list[str], untouched: Path, tmp_pa
 
 REMEDIES = (  # noqa: SIM905
     "--continual.ewc 1 --continual.l2sp 0.1 --continual.lwf 1 --continual.distill_features 1 --continual.average 0.2 "
-    "--continual.compose 0.5 --continual.replay_sets 2 --optim.epochs.cls 1"
+    "--continual.compose 0.5 --continual.replay_sets 2 --continual.replay_boxes true --continual.distill_boxes true "
+    "--continual.distill 1 --optim.epochs.cls 1"
 ).split()
 
 

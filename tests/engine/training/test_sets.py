@@ -84,10 +84,11 @@ def run_of(arguments: list[str]) -> Run:
 
 
 def test_boxes_and_masks_of_the_same_names_learn_from_each_other_s_images(tiny: list[str]) -> None:
-    run = run_of(tiny)
-    learnt = run.learnt_from()
-    assert learnt["seg"] == learnt["det"] == {*run.digests["seg"], *run.digests["det"]}
-    apart = run_of([*tiny, "--continual.distill_boxes=false", "--continual.replay_boxes=false"]).learnt_from()
+    for setting in ("distill_boxes", "replay_boxes"):
+        run = run_of([*tiny, f"--continual.{setting}=true"])
+        learnt = run.learnt_from()
+        assert learnt["seg"] == learnt["det"] == {*run.digests["seg"], *run.digests["det"]}
+    apart = run_of(tiny).learnt_from()
     assert {task: len(images) for task, images in apart.items()} == {"seg": 12, "det": 12, "cls": 12}
 
 
@@ -101,7 +102,7 @@ def test_a_stage_knows_which_mask_each_class_of_boxes_has(tiny: list[str]) -> No
 
 
 def test_masks_give_no_boxes_before_boxes_are_learnt(tiny: list[str], tmp_path: Path) -> None:
-    arguments = [*tiny, "--order", "[seg,cls,det]", "--continual.replay_sets", "2"]
+    arguments = [*tiny, "--order", "[seg,cls,det]", "--continual.replay_sets", "2", "--continual.replay_boxes", "true"]
     assert main([*arguments, "--stage", "seg"]) == 0
     run = run_of(arguments)
     _, targets = run.begin("cls", None).old_examples("seg")[0]
