@@ -34,9 +34,9 @@ class Distill(TeacherRemedy):
             return {}
         terms = {"seg": self.masks, "det": self.objects, "cls": self.classes}
         teacher = dict(step.teacher_outputs)
-        if self.boxes and "det" in self.stage.tasks and self.stage.mask_class is not None:
-            teacher["pred_masks"] = within_boxes(teacher["pred_masks"], step.targets, self.stage.mask_class)
         old = self.stage.old if self.weight else ()
+        if self.boxes and "seg" in old and "det" in self.stage.tasks and self.stage.mask_class is not None:
+            teacher["pred_masks"] = within_boxes(teacher["pred_masks"], step.targets, self.stage.mask_class)
         losses = {f"distill_{task}": self.weight * terms[task](outputs, teacher) for task in old}
         if self.features:
             losses["distill_features"] = self.features * feature_distance(outputs["maps"], teacher["maps"])

@@ -10,13 +10,21 @@ import pytest
 import yaml
 
 from data.synthetic import main as draw
+from engine.settings.options import build_parser, to_config
 from engine.train import main as train
+from engine.training.run import Run
 
 TINY = (  # noqa: SIM905
     "--data.size 64 --model.dim 32 --model.heads 2 --model.hidden 64 --model.queries 10 --optim.batch 4 "
     "--optim.epochs.seg 2 --optim.epochs.det 2 --optim.epochs.cls 2 --track.evals 1 --track.save_seconds 0 "
     "--continual.replay 3 --continual.replay_sets 0 --continual.recall 0 --precision fp32 --init null"
 ).split()
+
+
+def run_of(arguments: Sequence[str]) -> Run:
+    """The run that command-line arguments ask for."""
+    parser = build_parser("", "")
+    return Run(to_config(parser, parser.parse_args(list(arguments))))
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,11 @@ from data.errors import SetNotFound
 from data.synthetic import main as draw
 from data.transforms import Augment
 from engine.settings.config import Config, DataConfig
-from engine.settings.options import build_parser, to_config
 from engine.storage.errors import UserError
 from engine.train import main
 from engine.training.examples import AugmentedImages, ExampleImages
-from engine.training.run import Run
 from engine.training.sets import read_sets
+from tests.engine.conftest import run_of
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +75,6 @@ def test_augmented_images_follow_torch_s_seed(drawn: Path) -> None:
         views.append(images[0][0])
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])
-
-
-def run_of(arguments: list[str]) -> Run:
-    parser = build_parser("", "")
-    return Run(to_config(parser, parser.parse_args(arguments)))
 
 
 def test_boxes_and_masks_of_the_same_names_learn_from_each_other_s_images(tiny: list[str]) -> None:

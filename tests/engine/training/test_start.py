@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +9,12 @@ import pytest
 import torch
 
 from engine.settings.config import STAGE0, Config
-from engine.settings.options import build_parser, to_config
 from engine.storage import checkpoint
 from engine.storage.checkpoint import WEIGHTS, load, load_model, load_pretrained, save
 from engine.train import main
-from engine.training.run import Run
 from engine.training.start import start_of
 from scripts.publish_weights import main as publish
-from tests.engine.conftest import TINY
-
-
-def run_of(arguments: Sequence[str]) -> Run:
-    parser = build_parser("test", "")
-    return Run(to_config(parser, parser.parse_args(list(arguments))))
+from tests.engine.conftest import TINY, run_of
 
 
 @pytest.fixture(scope="module")
