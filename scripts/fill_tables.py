@@ -56,6 +56,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ablation": lambda path: ablation(path.parent / "compare"),
     "compare": comparison,
     "final": comparison,
+    "final-9030k": comparison,
     "final-mosaics": comparison,
     "final-24": comparison,
     "final-exclusive": comparison,

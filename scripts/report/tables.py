@@ -26,7 +26,7 @@ RUNS = {
     "quickstart.json": "synthetic sets, `make quickstart` in float32",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
     "final/onehead-all-s0.json": "real sets, `configs/default.yaml`",
-    "final/strict-all-s0.json": "real sets, `configs/strict.yaml`",
+    "final-9030k/strict-all-s0.json": "real sets, `configs/strict.yaml`, neck and head from random weights",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""
@@ -35,7 +35,7 @@ RECIPE = "onehead"
 """The variant of configs/final.yaml that weights/onehead.pt was trained by."""
 
 CHAINS = {
-    "fast_scnn": ("stage 0, 9 M views", "final/onehead-all-s*.json"),
+    "fast_scnn": ("stage 0, 9 M views, pseudo-boxes", "final/onehead-all-s*.json"),
     "efficientnet_lite0": ("ImageNet", "final-lite0/onehead-all-s*.json"),
     "efficientnet_b0": ("Lite0, stage 0, 0.04 M", "final-backbones/efficientnet_b0-all-s*.json"),
     "mobilenetv3_small": ("stage 0, 0.045 M", "final-backbones/mobilenetv3_small-all-s*.json"),
@@ -45,6 +45,7 @@ CHAINS = {
 
 ALONE = {
     "final/single-task": "Fast-SCNN from stage 0, `configs/default.yaml`",
+    "final-9030k/single-task": "the same, neck and head from random weights",
     "final-mosaics/single-task": "the same from the stage 0 before the teacher, as in the next five rows",
     "longer/longer": "102 epochs each, as many as the whole chain, `configs/longer.yaml`",
     "final-24/single-task": "boxes in 24 epochs instead of 48",
