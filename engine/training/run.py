@@ -94,8 +94,8 @@ class Run:
     def learnt_from(self) -> dict[str, set[str]]:
         """Digests of the images that each task learns from; boxes and masks of the same names teach each other."""
         learnt = {task: set(of_task) for task, of_task in self.digests.items()}
-        remedies = self.config.continual
-        if self.box_labels and (remedies.distill_boxes or remedies.replay_boxes):
+        c = self.config.continual
+        if self.box_labels and ((c.distill and c.distill_boxes) or (c.replay_sets and c.replay_boxes)):
             learnt["seg"] = learnt["det"] = learnt["seg"] | learnt["det"]
         return learnt
 

@@ -77,13 +77,19 @@ def test_augmented_images_follow_torch_s_seed(drawn: Path) -> None:
     assert not torch.equal(views[0], views[2])
 
 
-def test_boxes_and_masks_of_the_same_names_learn_from_each_other_s_images(tiny: list[str]) -> None:
-    for setting in ("distill_boxes", "replay_boxes"):
-        run = run_of([*tiny, f"--continual.{setting}=true"])
-        learnt = run.learnt_from()
-        assert learnt["seg"] == learnt["det"] == {*run.digests["seg"], *run.digests["det"]}
-    apart = run_of(tiny).learnt_from()
-    assert {task: len(images) for task, images in apart.items()} == {"seg": 12, "det": 12, "cls": 12}
+@pytest.mark.parametrize(
+    ("distill", "replay_sets", "boxes_teach", "masks_teach", "shared"),
+    [(1, 0, True, True, True), (0, 2, True, True, True), (0, 0, True, True, False), (1, 2, False, False, False)],
+)
+def test_boxes_and_masks_of_the_same_names_learn_from_each_other_s_images(
+    distill: int, replay_sets: int, boxes_teach: bool, masks_teach: bool, shared: bool, tiny: list[str]
+) -> None:
+    """Where one teaches the other, images of both count as learnt by both; without a teacher or replay neither does."""
+    settings = [f"--continual.distill_boxes={boxes_teach}".lower(), f"--continual.replay_boxes={masks_teach}".lower()]
+    amounts = [f"--continual.distill={distill}", f"--continual.replay_sets={replay_sets}"]
+    run = run_of([*tiny, *settings, *amounts])
+    either = 24 if shared else 12
+    assert {task: len(images) for task, images in run.learnt_from().items()} == {"seg": either, "det": either, "cls": 12}
 
 
 def test_a_stage_knows_which_mask_each_class_of_boxes_has(tiny: list[str]) -> None:
