@@ -14,10 +14,12 @@ from torch import Tensor
 from engine import pretrain
 from engine.pretrain import Pretraining
 from engine.settings.config import Config, PretrainConfig
-from engine.storage.checkpoint import EIGHT_BITS, backbone_weights, holds_head, load, load_pretrained, save, stage0_path
+from engine.storage.checkpoint import EIGHT_BITS, backbone_weights, load, load_pretrained, save, stage0_path
 from engine.storage.errors import UserError
 from engine.train import main
+from engine.training.start import start_of
 from engine.training.teacher_runtime import teacher_side
+from models.onehead import ModelConfig
 from models.public_teacher import PublicTeacher
 from scripts.publish_weights import main as publish
 from tests.conftest import TEACHER
@@ -222,9 +224,11 @@ def test_the_pretrained_backbone_is_the_one_that_was_saved(finished: Path) -> No
 def test_the_weights_of_this_repository_fit_the_default_backbone() -> None:
     path = stage0_path("fast_scnn")
     assert path is not None
-    assert path.stat().st_size < 6 << 20
+    assert path.stat().st_size < 4 << 20
     content = load(path)
-    assert holds_head(content)
+    assert content["format"] == EIGHT_BITS
+    assert start_of(Config()) == ("whole", str(path))
+    assert start_of(Config(model=ModelConfig(dim=64))) == ("backbone", str(path))
     assert content["architecture"] == asdict(Config().model)
     pretrained = load_pretrained(path, Config().model.backbone)
     with torch.inference_mode():
