@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.boxes import to_xyxy
 from models.matcher import Objects
-from models.targets import VOID, Targets
+from models.targets import Targets
 
 INSIDE, OUTSIDE = 2.2, -3.3
 """Change of a class's logit by Bayes' rule, if boxes take a fifth of the image, their objects fill them to a half, and
@@ -35,7 +35,7 @@ def within_boxes(logits_BKHW: Tensor, targets: Targets, mask_class: Tensor) -> T
     inside = count.view(batch, classes + 1, height, width)[:, :classes] > 0
     shift = torch.where(inside, INSIDE, OUTSIDE)
     named_K = torch.zeros(classes + 1, device=logits_BKHW.device).index_fill_(0, mask_class, 1)[:classes]
-    boxed_B = targets.has_boxes & (targets.masks == VOID).all(2).all(1)
+    boxed_B = targets.has_boxes & ~targets.has_masks
     return logits_BKHW.float() + shift * (boxed_B[:, None] * named_K)[:, :, None, None]
 
 

@@ -47,7 +47,7 @@ class ContinualConfig:
     expert_cls: str | None = None
     """For classification."""
     compose: float = 0.0
-    """Unlabelled images composed of four of the step's own, as a share of its images, for distillation."""
+    """Unlabelled images composed of four of the step's, replayed ones among them, as a share of these; to distil."""
     ewc: float = 0.0
     """Elastic Weight Consolidation: stiffness; an average weight that matters has importance 1."""
     l2sp: float = 0.0
@@ -56,6 +56,11 @@ class ContinualConfig:
     """Share of the stage's start in the weights that it ends with, for kept batch-norm statistics."""
     freeze: bool = False
     """Learn nothing but the new tasks' own rows of the projection: a reference row, for kept batch-norm statistics."""
+
+    @property
+    def boxes_from_masks(self) -> bool:
+        """Whether replayed masks also give boxes."""
+        return bool(self.replay_sets and self.replay_boxes)
 
     @property
     def distills(self) -> bool:

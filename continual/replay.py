@@ -7,7 +7,7 @@ Replay). The buffer is drawn from without regard to its size, so that one smalle
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Exemplar:
     @property
     def task(self) -> str:
         """The task the image is annotated for."""
-        return annotated(self.targets)
+        return self.targets.task
 
 
 class Replay(Remedy):
@@ -91,7 +91,7 @@ class Replay(Remedy):
     def after_stage(self, stage: Stage) -> None:
         """Keep images of the stage's tasks that together show as many classes as possible."""
         everything = stage.examples()
-        shown = [(annotated(t), classes_of(t)) for _, t in everything]
+        shown = [(t.task, classes_of(t)) for _, t in everything]
         for task in stage.tasks:
             positions = [i for i, (of, _) in enumerate(shown) if of == task]
             for i in cover([shown[p][1] for p in positions], self.size):
@@ -115,7 +115,7 @@ def stored_outputs(model: OneHead, task: str, image: Tensor) -> dict[str, Tensor
     was, _ = model.training, model.eval()
     outputs: Outputs = model(image[None].to(model.mean.device))
     model.train(was)
-    read = {"seg": ("pred_masks",), "cls": ("pred_class",), "det": ("pred_conf", "pred_logits", "pred_boxes")}[task]
+    read = {"seg": ("pred_masks",), "cls": ("pred_class",), "det": ("pred_logits", "pred_boxes")}[task]
     source = outputs["dense"] if task == "det" else outputs
     return {name: source[name][0].half().cpu() for name in read}
 
@@ -127,14 +127,6 @@ def distance(task: str, outputs: Outputs, row: int, stored: dict[str, Tensor]) -
         return object_distance(own, {k: v[None].float() for k, v in stored.items()})
     name = "pred_masks" if task == "seg" else "pred_class"
     return divergence(outputs[name][row], stored[name], dim=0).mean()
-
-
-def annotated(targets: Targets) -> Literal["seg", "det", "cls"]:
-    """The task that a single image is annotated for; its mask may give boxes, too."""
-    if int(targets.classes[0]) >= 0:
-        return "cls"
-    masked = bool((targets.masks != VOID).any())
-    return "det" if bool(targets.has_boxes[0]) and not masked else "seg"
 
 
 def classes_of(targets: Targets) -> set[int]:

@@ -254,7 +254,9 @@ class TrainTransform:
         if u[8] < cfg.grey:
             saturation = 0.0
         turns = cfg.color / 8 * (2 * u[9] - 1)
-        return replace(sample, image=recolor(sample.image, brightness, contrast, saturation, turns))
+        with torch.autocast("cpu", enabled=False):  # replay augments within a step, whose precision is the network's
+            image = recolor(sample.image, brightness, contrast, saturation, turns)
+        return replace(sample, image=image)
 
 
 def _squash(picture: Picture, size: int) -> Sample:

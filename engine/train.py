@@ -4,13 +4,12 @@
     python -m engine.train --stage all --data.root data --name mine --resume      # go on where a killed run stopped
     python -m engine.train --stage all --data.root data --config configs/lite0.yaml --optim.lr 5e-4
 
-A stage starts from the first of these that exists:
+A stage starts from the first of these that there is:
 
 1. last.pt of this run, if it was interrupted (with --resume)
-2. --init, for the first stage of the run
-3. the previous stage's checkpoint of this run
-4. the weights of stage 0, weights/<backbone>_stage0.pt
-5. nothing: random weights, and it says so
+2. the previous stage's checkpoint of this run
+3. for the run's first stage, what --init says: unasked, the weights of stage 0, weights/<backbone>_stage0.pt
+4. random weights, and it says so
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from engine.report.chain import write_report
 from engine.report.curves import plot_panels
 from engine.settings.config import BACKBONE_OF, IMAGENET, STAGE0, Config, to_dict
 from engine.settings.options import build_parser, to_config
-from engine.storage.checkpoint import build_model, load, load_model
+from engine.storage.checkpoint import build_model, load
 from engine.storage.device import keep_freed_memory
 from engine.storage.errors import UserError, noted, run_cli
 from engine.storage.files import first_process, run_lock, write_text
@@ -180,26 +179,23 @@ def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> 
 
 
 def latest_rows(config: Config, folder: Path, unfinished: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Figures of the epochs already done, from the newest checkpoint."""
+    """Figures of the epochs already done: of the newest checkpoint, which holds the most."""
     if unfinished:
         return list(unfinished["rows"])
-    for stage in reversed([*config.order, JOINT]):
-        if (folder / f"{stage}.pt").is_file():
-            return list(load(folder / f"{stage}.pt")["rows"])
-    return []
+    files = [folder / f"{stage}.pt" for stage in (*config.order, JOINT)]
+    return max((list(load(file)["rows"]) for file in files if file.is_file()), key=len, default=[])
 
 
 def start_model(run: Run, name: str, unfinished: dict[str, Any] | None) -> tuple[OneHead, dict[str, Any]]:
     """The model that a stage starts from and the remedies' state, by the order at the top of this file."""
     config, before = run.config, run.previous(name)
     path = run.folder / ("last.pt" if unfinished else f"{before}.pt")
-    check_data(run, name, unfinished or (load(path) if before else None), path)
-    if unfinished:
-        run.print(f"stage {name}: resumed after epoch {unfinished['epoch']}")
-        return build_model(unfinished, str(path)), unfinished["remedies"]
-    if before:
-        run.print(f"stage {name}: starts from {path}")
-        return load_model(path), load(path)["remedies"]
+    content = unfinished or (load(path) if before else None)
+    check_data(run, name, content, path)
+    if content:
+        start = f"resumed after epoch {content['epoch']}" if unfinished else f"starts from {path}"
+        run.print(f"stage {name}: {start}")
+        return build_model(content, str(path)), content["remedies"]
     set_seed(config.seed)
     model = OneHead(config.model, run.classes, config.data.size)
     run.print(f"stage {name}: starts from {first_weights(model, config)}")

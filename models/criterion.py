@@ -91,7 +91,7 @@ class Criterion:
         objects, *images = self.counts(targets)
         boxed, masked, labelled = (count > 0 for count in torch.stack(images).tolist())
         matches, extra = self.match(outputs, targets, denoise) if boxed else ([], [])
-        pictured = (targets.masks != VOID).any((1, 2)).nonzero()[:, 0]
+        pictured = targets.has_masks.nonzero()[:, 0]
         masks = targets.masks[pictured]
         losses: Losses = {}
         aux = outputs["aux_outputs"]
@@ -146,8 +146,8 @@ class Criterion:
         A count of 0 means that no process needs the terms, so all leave them out together.
         """
         objects = torch.full_like(targets.classes[0], sum(len(b) for b in targets.boxes))
-        masked = (targets.masks != VOID).any((1, 2)).sum()
-        local = torch.stack([objects, targets.has_boxes.sum(), masked, (targets.classes != NO_CLASS).sum()])
+        labelled = (targets.classes != NO_CLASS).sum()
+        local = torch.stack([objects, targets.has_boxes.sum(), targets.has_masks.sum(), labelled])
         objects, *images = self.mean_count(local.float())
         return [objects.where(objects > 0, 1.0), *images]
 
@@ -157,7 +157,7 @@ class Criterion:
         boxes, logits = out["pred_boxes"].float()[where], out["pred_logits"].float()
         quality = torch.zeros_like(logits)
         quality[(*where, match.labels)] = pair_iou(boxes.detach(), match.boxes).clamp(min=LOWEST_QUALITY)
-        conf = varifocal(logits, quality) * (self.annotated(out["pred_boxes"], targets) | (quality > 0))
+        conf = varifocal(logits, quality) * (self.absence_known(out["pred_boxes"], targets) | (quality > 0))
         giou = generalized_box_iou_loss(to_xyxy(boxes), to_xyxy(match.boxes), reduction="sum")
         return {
             "conf": conf.sum() / count,
@@ -165,19 +165,19 @@ class Criterion:
             "giou": giou / count,
         }
 
-    def annotated(self, boxes_BN4: Tensor, targets: Targets) -> Tensor:
-        """Whether it is known that a prediction's box holds no other object, of each class: bool (B, N or 1, C or 1).
+    def absence_known(self, boxes_BN4: Tensor, targets: Targets) -> Tensor:
+        """Whether a class without an annotated object in a predicted box is absent there: bool (B, N or 1, C or 1).
 
         Boxes that come from a mask are those of the classes that masks name, and lie where the mask is not void.
         """
-        annotated = targets.has_boxes[:, None, None]
+        boxed_B11 = targets.has_boxes[:, None, None]
         if self.mask_named is None:
-            return annotated
+            return boxed_B11
         masks, last = targets.masks, targets.masks.shape[-1] - 1
         column, row = (boxes_BN4[..., :2].float() * (last + 1)).long().clamp(0, last).unbind(-1)
         void_BN = masks[torch.arange(len(masks), device=masks.device)[:, None], row, column] == VOID
-        of_mask_B = (masks != VOID).any(2).any(1)
-        return annotated & (~of_mask_B[:, None, None] | (self.mask_named & ~void_BN[..., None]))
+        of_mask_B11 = targets.has_masks[:, None, None]
+        return boxed_B11 & (~of_mask_B11 | (self.mask_named & ~void_BN[..., None]))
 
     def segmentation(self, logits_BKHW: Tensor, masks_BHW: Tensor, count: Tensor, zoom: int = 2) -> Losses:
         """Cross-entropy and Dice per image, at `zoom` times the logits' resolution, void left out.

@@ -32,7 +32,6 @@ class Final(NamedTuple):
     mask: Tensor
     label: Tensor
     pred_logits: Tensor
-    pred_conf: Tensor
     pred_boxes: Tensor
     pred_masks: Tensor
     pred_class: Tensor

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from models.public_teacher import TeacherOutputs
 
+POOLED_WEIGHT, LOGIT_WEIGHT = 2.0, 0.5
+"""Weights of the distances of pooled features and of logits; that of each map is 1."""
 EPS = 1e-5
 """Keeps channels in which a teacher's map does not vary from being divided by 0."""
 
@@ -26,25 +28,15 @@ class FeatureDistillation(nn.Module):
     Args:
         student, teacher: channels of the maps at strides 8, 16 and 32.
         features, classes: sizes of the teacher's pooled features and logits.
-        pooled_weight, logit_weight: weights of those two terms; maps have weight 1 each.
     """
 
-    def __init__(
-        self,
-        student: Sequence[int],
-        teacher: Sequence[int],
-        features: int,
-        classes: int,
-        pooled_weight: float = 2.0,
-        logit_weight: float = 0.5,
-    ) -> None:
+    def __init__(self, student: Sequence[int], teacher: Sequence[int], features: int, classes: int) -> None:
         super().__init__()
         self.level = nn.ModuleList(nn.Conv2d(s, t, 1) for s, t in zip(student, teacher))
         # The finest map is what masks are read from, so it is to reproduce the teacher's deeper maps as well.
         self.semantic = nn.Conv2d(student[0], sum(teacher[1:]), 1)
         self.pooled = nn.Linear(sum(student), features)
         self.logits = nn.Linear(sum(student), classes)
-        self.pooled_weight, self.logit_weight = pooled_weight, logit_weight
 
     def forward(self, maps: Sequence[Tensor], outputs: TeacherOutputs) -> dict[str, Tensor]:
         """Loss terms of the student's maps (B, C, H/8, W/8), /16, /32; the teacher's may have other sides.
@@ -64,7 +56,7 @@ class FeatureDistillation(nn.Module):
         distance = 1 - F.cosine_similarity(self.pooled(pooled).float(), outputs.pooled.float(), dim=1)
         student, teacher = self.logits(pooled).float().log_softmax(1), outputs.logits.float().log_softmax(1)
         divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        return losses | {"pooled": self.pooled_weight * distance.mean(), "logits": self.logit_weight * divergence}
+        return losses | {"pooled": POOLED_WEIGHT * distance.mean(), "logits": LOGIT_WEIGHT * divergence}
 
 
 def pooled_maps(maps: Sequence[Tensor]) -> Tensor:

@@ -75,13 +75,11 @@ class QueryHead(nn.Module):
         num_det: int,
         num_seg: int,
         num_cls: int,
-        exclusive: bool = False,
     ) -> None:
         super().__init__()
         if layers not in (2, 3):
             raise ValueError(f"a head has 2 or 3 layers, not {layers}: set model.layers to 2 or 3")
         self.num_queries = queries
-        self.exclusive = exclusive
         self.sampled: type[GridMaps | RowTable] = GridMaps
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, hidden, levels, points) for _ in range(layers))
         self.class_queries = nn.Parameter(torch.randn(num_seg, dim))
@@ -127,23 +125,12 @@ class QueryHead(nn.Module):
         return [task for task in ("seg", "det", "cls") if task not in same]
 
     def read_objects(self, tokens: Tensor, references: Tensor) -> Outputs:
-        """Object predictions of tokens (B, N, D) relative to boxes (B, N, 4) or (N, 4)."""
-        delta, conf, classes = self.project(tokens, "box", "conf", "det")
-        found = self.object_logits(conf, classes)
-        return {"pred_boxes": refine(delta.float(), references), **found}
+        """Object predictions of tokens (B, N, D) relative to boxes (B, N, 4) or (N, 4).
 
-    def object_logits(self, conf: Tensor, classes: Tensor) -> Outputs:
-        """Logits of classes (..., C_det) and their maximum, from the blocks "conf" and "det".
-
-        Each class has its own sigmoid; `conf` is the part of the logit that all share. Objectness is then no linear
-        function of a token, as it was with `ModelConfig.exclusive`.
+        Each class has its own sigmoid; "conf" is the part of the logit that all share.
         """
-        if self.exclusive:
-            chance = F.logsigmoid(conf.float()) + classes.float().log_softmax(-1)
-            return {"pred_conf": conf[..., 0], "pred_logits": chance - (-chance.expm1()).log()}
-        logits = conf + classes
-        surest = logits.amax(-1) if logits.shape[-1] else conf[..., 0]  # no detection set, no class
-        return {"pred_conf": surest, "pred_logits": logits}
+        delta, conf, classes = self.project(tokens, "box", "conf", "det")
+        return {"pred_boxes": refine(delta.float(), references), "pred_logits": conf + classes}
 
     def read_masks(self, tokens_BKD: Tensor, token_BD: Tensor, pix_BDHW: Tensor) -> Tensor:
         """Segmentation logits (B, K, H, W): mask embeddings times pixel features, plus what the class token expects.
@@ -211,15 +198,15 @@ class QueryHead(nn.Module):
             groups: additional runs of N object queries for one-to-many matching, in training.
             denoise: noised boxes (B, R * N, 4) as R further runs, in training. Nothing deployed sees either.
 
-        Returns a dict: pred_logits (B, N, C_det), of each class by itself, pred_conf (B, N), the surest of them,
-        pred_boxes (B, N, 4), pred_masks (B, K, H/8, W/8), pred_class (B, C_cls) of the last layer; "aux_outputs": the
-        same for the earlier layers and, first, for the tokens before any layer; "dense": object predictions of all P
-        locations with their "references" (P, 4); "queries": the selection; "maps": the neck's; "extra_outputs": object
-        predictions of training-only runs per layer, if there are any.
+        Returns a dict: pred_logits (B, N, C_det), of each class by itself, pred_boxes (B, N, 4), pred_masks
+        (B, K, H/8, W/8), pred_class (B, C_cls) of the last layer; "aux_outputs": the same for the earlier layers and,
+        first, for the tokens before any layer; "dense": object predictions of all P locations with their "references"
+        (P, 4); "queries": the selection; "maps": the neck's; "extra_outputs": object predictions of training-only runs
+        per layer, if there are any.
         """
         memory = self.build_memory(maps)
         dense = {**self.read_objects(memory.locations_BPD, memory.boxes_P4), "references": memory.boxes_P4}
-        scores = peak_scores(dense["pred_conf"], maps)
+        scores = peak_scores(dense["pred_logits"], maps)
         queries = queries or self.select(dense, scores)
         pooled = memory.tokens_BMD.mean(1)
         class_tokens = self.class_tokens(maps[0])
@@ -238,8 +225,8 @@ class QueryHead(nn.Module):
     def final(self, maps: list[Tensor]) -> Outputs:
         """The last layer's outputs of `forward` alone, for use: earlier ones and most locations are never read."""
         memory = self.build_memory(maps)
-        conf = self.object_logits(*self.project(memory.locations_BPD, "conf", "det"))["pred_conf"]
-        index = peak_scores(conf, maps).topk(self.num_queries, dim=1).indices
+        conf, classes = self.project(memory.locations_BPD, "conf", "det")
+        index = peak_scores(conf + classes, maps).topk(self.num_queries, dim=1).indices
         (delta,) = self.project(pick(memory.locations_BPD, index), "box")
         queries = Queries(index, refine(delta.float(), memory.boxes_P4[index]))
         tokens = self.tokens(memory.tokens_BMD.mean(1), queries, self.class_tokens(maps[0]), memory)

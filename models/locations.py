@@ -19,15 +19,18 @@ CELLS_PER_REFERENCE = 2.0
 
 
 @torch.no_grad()
-def peak_scores(conf_BP: Tensor, maps: list[Tensor]) -> Tensor:
-    """Scores (B, P) that locations are chosen by: confidence, but lower than all others beside a surer neighbour.
+def peak_scores(logits_BPC: Tensor, maps: list[Tensor]) -> Tensor:
+    """Scores (B, P) that locations are chosen by: the surest class, but lower than all others beside a surer neighbour.
 
+    Without classes all are alike.
     Without it a few large objects, each with many sure locations, take up all queries. Source: peaks of CenterNet's
     heatmap, arXiv 1904.07850, section 4.
     """
     sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
+    logits = logits_BPC.float()
+    conf_BP = logits.amax(-1) if logits.shape[-1] else logits.new_zeros(logits.shape[:-1])
     levels = []
-    for conf, size in zip(conf_BP.float().split([h * w for h, w in sizes], dim=1), sizes):
+    for conf, size in zip(conf_BP.split([h * w for h, w in sizes], dim=1), sizes):
         level = rearrange(conf, "b (y x) -> b 1 y x", y=size[0])
         levels.append(level - NOT_A_PEAK * (level < F.max_pool2d(level, 3, stride=1, padding=1)))
     return torch.cat([rearrange(level, "b 1 y x -> b (y x)") for level in levels], dim=1)

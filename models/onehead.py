@@ -32,8 +32,6 @@ class ModelConfig:
     """Sampled points per head and level around a token's box."""
     queries: int = 60
     """Object queries, so at most this many boxes an image."""
-    exclusive: bool = False
-    """Whether an object's classes share out one confidence among them, as in checkpoints from before this setting."""
 
 
 class OneHead(nn.Module):
@@ -79,7 +77,6 @@ class OneHead(nn.Module):
             num_det=len(self.classes["det"]),
             num_seg=len(self.classes["seg"]),
             num_cls=len(self.classes["cls"]),
-            exclusive=config.exclusive,
         )
         accept_single_values(self)
         mean, std = image_statistics(self.backbone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,18 @@ class Targets:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    @property
+    def has_masks(self) -> Tensor:
+        """Whether each mask has any label: bool (B,)."""
+        return (self.masks != VOID).flatten(1).any(1)
+
+    @property
+    def task(self) -> Literal["seg", "det", "cls"]:
+        """The task that a batch of one image is annotated for; its mask may give boxes, too."""
+        if int(self.classes[0]) != NO_CLASS:
+            return "cls"
+        return "det" if bool(self.has_boxes[0]) and not bool(self.has_masks[0]) else "seg"
 
     def to(self, device: torch.device | str) -> Targets:
         """Return the same targets on `device`; boxes and labels of all images cross in one transfer each."""

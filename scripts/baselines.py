@@ -138,7 +138,7 @@ class Detector(Conventional):
             n = len(one["scores"])
             logits[b, torch.arange(n), one["labels"]] = one["scores"].clamp(1e-6, 1 - 1e-6).logit()
             boxes[b, :n] = box_convert(one["boxes"], "xyxy", "cxcywh") / images.shape[-1]
-        return {"pred_logits": logits, "pred_conf": logits.amax(-1), "pred_boxes": boxes}
+        return {"pred_logits": logits, "pred_boxes": boxes}
 
 
 HEADS: dict[str, type[Conventional]] = {"seg": Segmenter, "det": Detector, "cls": Classifier}

@@ -50,7 +50,6 @@ def readings(outputs: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
     selected = {
         "pred_boxes": pick(dense["pred_boxes"], index),
         "pred_logits": pick(dense["pred_logits"], index),
-        "pred_conf": dense["pred_conf"].gather(1, index),
     }
     layers = [*(o for o in outputs["aux_outputs"] if "pred_boxes" in o), outputs]
     return {"places + NMS": dense, "selected": selected, **{f"layer {i + 1}": o for i, o in enumerate(layers)}}
@@ -80,7 +79,7 @@ def diagnose(
         truth = record.boxes[~record.crowd]
         outputs = model(image)
         for name, out in readings(outputs).items():
-            one = best({k: out[k] for k in ("pred_boxes", "pred_logits", "pred_conf")}, "NMS" in name, same)
+            one = best({k: out[k] for k in ("pred_boxes", "pred_logits")}, "NMS" in name, same)
             boxes = one["boxes"] * size
             found.setdefault(name, []).append(Detections(boxes, one["scores"], one["labels"]))
             if len(truth):

@@ -141,7 +141,7 @@ def _tally_classes(task_set: TaskSet, batches: Batches) -> ClassificationTally:
 
 
 _READ: dict[Task, tuple[str, ...]] = {
-    "det": ("pred_logits", "pred_conf", "pred_boxes"),
+    "det": ("pred_logits", "pred_boxes"),
     "seg": ("pred_masks",),
     "cls": ("pred_class",),
 }

@@ -42,7 +42,7 @@ class DataConfig:
     augment: Augment = field(default_factory=Augment)
     """Variation of training images."""
     plain_end: float = 0.0
-    """Last share of each stage that runs without augmentation but flips."""
+    """Last share of each stage whose own images, not replayed ones, are only mirrored."""
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ FINAL, RAW = Final._fields[:5], Final._fields[5:]
 """Outputs that a user reads, and those that evaluation reads."""
 OUTPUTS: dict[Task, tuple[str, ...]] = {
     "seg": ("mask", "pred_masks"),
-    "det": ("boxes", "scores", "labels", "pred_logits", "pred_conf", "pred_boxes"),
+    "det": ("boxes", "scores", "labels", "pred_logits", "pred_boxes"),
     "cls": ("label", "pred_class"),
 }
 """Outputs of each task."""
-NOTHING = {"pred_logits": (1, 0), "pred_conf": (1,), "pred_boxes": (1, 4), "pred_masks": (0, 1, 1), "pred_class": (0,)}
+NOTHING = {"pred_logits": (1, 0), "pred_boxes": (1, 4), "pred_masks": (0, 1, 1), "pred_class": (0,)}
 """Shape, for one image, of the raw outputs of a network that has learnt no classes of a task."""
 NEEDED = "pip install onnx onnxscript onnxruntime"
 

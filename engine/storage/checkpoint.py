@@ -137,8 +137,11 @@ def holds_head(content: Mapping[str, Any]) -> bool:
 
 
 def read_shape(content: dict[str, Any]) -> ModelConfig:
-    """Shape of a checkpoint's network; one without `exclusive` is from before the per-class sigmoid."""
-    return ModelConfig(**{"exclusive": True, **content["architecture"]})
+    """Shape of a checkpoint's network. Raises ValueError for one whose classes of objects share one softmax."""
+    shape = dict(content["architecture"])
+    if shape.pop("exclusive", "threshold" not in content):  # a setting, later than the softmax, earlier than thresholds
+        raise ValueError("its classes of objects share one softmax")
+    return ModelConfig(**shape)
 
 
 def read_threshold(content: Mapping[str, Any]) -> float:
@@ -177,7 +180,7 @@ def load_weights(model: OneHead, path: str | Path) -> list[str]:
             f"{path} holds another model: {len(odd)} of {len(own)} weights do not fit, such as {odd[0]}; "
             "choose another --init, or the --model settings it was made with"
         )
-    for name in ("exclusive", "heads", "points"):  # of equal shapes, and another meaning
+    for name in ("heads", "points", "layers"):  # their weights fit, and mean something else
         own_value, their_value = getattr(model.config, name), getattr(theirs.config, name)
         if own_value != their_value:
             raise UserError(

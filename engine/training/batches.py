@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Sampler
+from torch.utils.data import Sampler
 
-from continual.replay import annotated
-from data.dataset import TaskDataset
 from data.transforms import Augment, to_picture, train_transform
 from data.types import Sample
 from engine.storage.errors import UserError
@@ -29,10 +26,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return images, Targets(
         boxes=[empty_box if s.boxes is None else s.boxes for s in samples],
         labels=[empty_label if s.labels is None else s.labels for s in samples],
-        has_boxes=torch.tensor([s.boxes is not None for s in samples]),
+        has_boxes=torch.tensor([has_boxes(s) for s in samples]),
         masks=torch.stack([blank if s.mask is None else s.mask for s in samples]),
         classes=torch.tensor([NO_CLASS if s.label is None else s.label for s in samples]),
     )
+
+
+def has_boxes(sample: Sample) -> bool:
+    """Whether a sample's boxes are annotated; those of a mask that says nothing are not."""
+    return sample.boxes is not None and (sample.mask is None or bool((sample.mask != VOID).any()))
 
 
 def stable_seed(*parts: object) -> int:
@@ -46,7 +48,7 @@ def varied(image: Tensor, targets: Targets, augment: Augment) -> tuple[Tensor, T
 
     The numbers come from torch's global generator. Mosaics and pasting, which need other images, are left out.
     """
-    task = annotated(targets)
+    task = targets.task
     sample = Sample(
         image,
         0,
@@ -88,16 +90,3 @@ class EpochBatches(Sampler[list[int]]):
         order = torch.randperm(self.count, generator=generator).tolist() * math.ceil(self.batch / self.count)
         for start in range(0, len(self) * self.batch, self.batch):
             yield order[start + self.rank : start + self.batch : self.world]
-
-
-def make_loader(datasets: Sequence[TaskDataset], batches: EpochBatches, workers: int) -> DataLoader[Batch]:
-    """A loader over the images of one or several tasks."""
-    joined: Any = ConcatDataset(list(datasets))
-    return DataLoader(
-        joined,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,  # type: ignore[arg-type]
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -18,9 +18,7 @@ from torch.utils.data import DataLoader
 
 from continual import Examples, Remedy, Stage, remedies
 from data.catalog import summary
-from data.dataset import TaskDataset
 from data.mask_boxes import box_labels
-from data.transforms import Augment
 from data.types import TASKS, Task
 from engine.evaluation.evaluate import Evaluation, Evaluator
 from engine.evaluation.leakage import digests, listed
@@ -31,8 +29,9 @@ from engine.storage.device import DTYPES, cpu_name, peak_memory, pick_device, tr
 from engine.storage.errors import UserError, noted
 from engine.storage.files import write_text
 from engine.tracking.tracker import Row, Tracker
-from engine.training.batches import Batch, EpochBatches, make_loader, process_share, stable_seed, varied
+from engine.training.batches import Batch, process_share, varied
 from engine.training.examples import AugmentedImages, ExampleImages
+from engine.training.loaders import stage_loaders
 from engine.training.sets import read_sets, warn_of_seen
 from engine.training.start import pretrained_backbone
 from engine.training.summary import JOINT, drops, last_seconds
@@ -43,8 +42,6 @@ from models.pretrained_backbone import PretrainedBackbone
 from models.targets import Targets
 
 SUMMARY = "summary.json"
-PLAIN = Augment(scale=(1.0, 1.0), aspect=1.0, crop=1.0, color=0.0, grey=0.0, mosaic=0.0, paste=0.0)
-"""What is left of augmentation at a stage's end: mirroring."""
 
 
 class Run:
@@ -89,14 +86,16 @@ class Run:
         self.evaluator = Evaluator(eval_sets, config.data.size)
         self.remedies: dict[str, Remedy] = remedies(config.continual)
         self.tracker: Tracker
-        self.datasets: dict[str, list[TaskDataset]] = {}
 
-    def learnt_from(self) -> dict[str, set[str]]:
-        """Digests of the images that each task learns from; boxes and masks of the same names teach each other."""
-        learnt = {task: set(of_task) for task, of_task in self.digests.items()}
-        c = self.config.continual
-        if self.box_labels and ((c.distill and c.distill_boxes) or (c.replay_sets and c.replay_boxes)):
-            learnt["seg"] = learnt["det"] = learnt["seg"] | learnt["det"]
+    def learnt_from(self) -> dict[Task, set[str]]:
+        """Digests of the images that each task learns from; boxes and masks of the same names may teach each other."""
+        own = {task: set(self.digests[task]) for task in TASKS if task in self.digests and task in self.config.order}
+        continual, learnt = self.config.continual, dict(own)
+        if self.box_labels and {"seg", "det"} <= own.keys():
+            if continual.distill and continual.distill_boxes:
+                learnt["seg"] = own["seg"] | own["det"]
+            if continual.boxes_from_masks:
+                learnt["det"] = own["seg"] | own["det"]
         return learnt
 
     def print(self, text: str) -> None:
@@ -176,7 +175,7 @@ class Run:
             loss=self.loss,
             pretrained=pretrained,
             vary=vary,
-            old_examples=partial(self.old_examples, boxed="det" in (*self.tasks_of(stage), *old)),
+            old_examples=partial(self.old_examples, boxed=self.masks_give_boxes((*self.tasks_of(stage), *old), old)),
             expert=self.expert,
             share=partial(process_share, rank=self.accelerator.process_index, world=self.accelerator.num_processes),
             mask_class=self.mask_class.to(self.device),
@@ -192,16 +191,20 @@ class Run:
             raise UserError(f"continual.expert_{task}: {file} has learnt other classes than this set has; name another")
         return model
 
+    def masks_give_boxes(self, tasks: Collection[str], old: Collection[str]) -> bool:
+        """Whether old masks also give boxes in a stage, of all whose tasks boxes are one."""
+        return self.config.continual.boxes_from_masks and "seg" in old and "det" in tasks
+
     def mask_named(self, stage: Stage) -> Tensor | None:
         """Which classes of boxes masks give; None in a stage in which they give none."""
-        if not stage.old or not self.config.continual.replay_boxes:
+        if not self.masks_give_boxes((*stage.tasks, *stage.old), stage.old):
             return None
         return (self.mask_class < len(self.classes["seg"])).to(self.device)
 
     def old_examples(self, task: str, boxed: bool) -> Examples:
         """The training images of a task, augmented as in its own stage; if `boxed`, masks may give boxes."""
         data = self.config.data
-        labels = self.box_labels if boxed and task == "seg" and self.config.continual.replay_boxes else {}
+        labels = self.box_labels if boxed and task == "seg" else {}
         return AugmentedImages(self.train_sets[cast(Task, task)], data.size, data.augment, labels)
 
     def pretrained(self, stage: str) -> PretrainedBackbone | None:
@@ -239,37 +242,10 @@ class Run:
                 remedy.after_stage(finished)
 
     def loaders(self, stage: str) -> dict[str, DataLoader[Batch]]:
-        """Loaders of a stage: "augmented", and "plain" for its end."""
-        config, world = self.config, self.accelerator.num_processes
-        workers = config.data.workers if config.data.workers is not None else 2 * (self.device.type == "cuda")
-        found = {}
-        self.datasets[stage] = []
-        for name, augment, side in (("augmented", config.data.augment, None), ("plain", PLAIN, config.data.size)):
-            sets = [
-                TaskDataset(
-                    self.train_sets[t],
-                    config.data.size,
-                    None if self.overfit else augment,
-                    stable_seed(config.seed, name),
-                    side,
-                )
-                for t in self.tasks_of(stage)
-            ]
-            self.datasets[stage] += sets
-            batches = EpochBatches(
-                sum(map(len, sets)),
-                config.optim.batch,
-                stable_seed(config.seed, stage),
-                self.accelerator.process_index,
-                world,
-            )
-            found[name] = make_loader(sets, batches, workers)
-        return found
-
-    def set_epoch(self, stage: str, epoch: int) -> None:
-        """Choose the augmentations of an epoch."""
-        for dataset in self.datasets[stage]:
-            dataset.set_epoch(epoch)
+        """Loaders of a stage: "augmented", and "plain" for its end, if it has one."""
+        sets = [self.train_sets[task] for task in self.tasks_of(stage)]
+        process = self.accelerator.process_index, self.accelerator.num_processes
+        return stage_loaders(sets, stage, self.config, bool(self.overfit), self.device, *process)
 
     def evaluate(self, model: OneHead) -> Evaluation:
         """What the model does on all evaluation sets."""

@@ -57,9 +57,9 @@ def _only_to_train(root: str, task: Task) -> bool:
         return False
 
 
-def warn_of_seen(train: Mapping[str, Collection[str]], held: Mapping[Task, TaskSet], config: DataConfig) -> None:
+def warn_of_seen(train: Mapping[Task, Collection[str]], held: Mapping[Task, TaskSet], config: DataConfig) -> None:
     """Say which images are scored and trained on; `train` has the digests of each task's training images."""
-    counts = {task: sum(digest(r.image) in train[task] for r in scored.records) for task, scored in held.items()}
+    counts = {task: sum(digest(r.image) in learnt for r in held[task].records) for task, learnt in train.items()}
     seen = [f"{count} of the {len(held[task].records)} images of {task}" for task, count in counts.items() if count]
     if seen:
         remedy = "remove the copies" if config.holdout or config.eval_root else HOLD_BACK

@@ -26,6 +26,7 @@ from engine.storage.device import peak_memory
 from engine.storage.errors import UserError
 from engine.training.batches import Batch, stable_seed
 from engine.training.distributed import synchronise
+from engine.training.loaders import set_epoch
 from engine.training.rates import parameter_groups, rate, shared_rate
 from engine.training.run import Run
 from engine.training.summary import headline, rounded
@@ -99,20 +100,26 @@ class StageLoop:
         return TASK_SPECIFIC
 
     def restore(self, content: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-        """Take up weights, averages, optimiser and position from last.pt."""
+        """Take up weights, averages, optimiser and position from last.pt.
+
+        Raises UserError where no epoch is left, or the optimiser is another.
+        """
+        file = self.run.folder / "last.pt"
+        self.epoch, self.seconds = content["epoch"], content["seconds"]
+        if self.epoch >= self.epochs:
+            key, least = f"optim.epochs.{self.name}", self.epoch + 1
+            raise UserError(f"{key} is {self.epochs}, but {file} has had {self.epoch}: give {least} or more")
         self.model.load_state_dict(content["model"])
         self.ema.module.load_state_dict(content["ema"])
-        own = [group["own"] for group in optimizer.param_groups]
-        load_optimizer(optimizer, content, self.run.folder / "last.pt")
-        for group, is_own in zip(optimizer.param_groups, own):
-            group["own"] = is_own
-        self.epoch, self.seconds = content["epoch"], content["seconds"]
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        load_optimizer(optimizer, content, file)
+        for group, today in zip(optimizer.param_groups, settings):
+            group.update(today)  # torch takes up those of the file, too
 
     def train(self) -> OneHead:
         """Run the remaining epochs, write the stage's checkpoint and return the averaged model."""
         run, saved = self.run, time.monotonic()
         finished = replace(self.stage, model=self.ema.module)
-        self.end_training(finished)  # at once, if resumed with fewer epochs than it has had
         while self.epoch < self.epochs:
             start = time.monotonic()
             row = self.train_epoch()
@@ -165,8 +172,7 @@ class StageLoop:
         set_seed(stable_seed(seed, run.accelerator.process_index))
         plain = self.epoch >= self.epochs * (1 - run.config.data.plain_end)
         loader = self.loaders["plain" if plain else "augmented"]
-        run.set_epoch(self.name, self.epoch)
-        loader.batch_sampler.epoch = self.epoch  # type: ignore[union-attr]
+        set_epoch(loader, self.epoch)
         self.wrapped.train()
         if self.freeze:
             freeze_statistics(self.wrapped)
@@ -236,7 +242,8 @@ class StageLoop:
         self.optimizer.zero_grad()
         self.ema.update(self.model, step=number)
         self.progress.set_postfix(loss=f"{sum(values.values()):.3f}", lr=f"{self.highest_rate():.1e}")
-        return {"loss": sum(values.values()), "grad_norm": norm, **values}
+        skipped = not math.isfinite(norm)  # by the scaler, to which an overflow says that its scale is too large
+        return {"loss": sum(values.values()), "grad_norm": 0.0 if skipped else norm, **values}
 
     def losses(self, step: Step) -> Losses:
         """Forward pass, criterion and penalties."""

@@ -37,7 +37,7 @@ RECIPE = "onehead"
 CHAINS = {
     "fast_scnn": ("stage 0, 9 M views, pseudo-boxes", "final/onehead-all-s*.json"),
     "efficientnet_lite0": ("ImageNet", "final-lite0/onehead-all-s*.json"),
-    "efficientnet_b0": ("Lite0, stage 0, 0.04 M", "final-backbones/efficientnet_b0-all-s*.json"),
+    "efficientnet_b0": ("Lite0's weights, then stage 0, 0.04 M", "final-backbones/efficientnet_b0-all-s*.json"),
     "mobilenetv3_small": ("stage 0, 0.045 M", "final-backbones/mobilenetv3_small-all-s*.json"),
     "yolov8n": ("stage 0, 0.1 M", "final-backbones/yolov8n-all-s*.json"),
 }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from continual.base import Stage, Step
-from continual.replay import MOST, Exemplar, Replay, annotated, classes_of, cover, mirrored
+from continual.replay import MOST, Exemplar, Replay, classes_of, cover, mirrored
 from data.transforms import Augment
 from engine.training.batches import varied
 from models.criterion import Criterion, LossConfig
@@ -182,8 +182,8 @@ def test_classes_of_each_kind_of_annotation() -> None:
 
 def test_a_single_image_is_annotated_for_one_task() -> None:
     for task in ("seg", "det", "cls"):
-        assert annotated(random_targets([task], size=SIZE)) == task
-    assert annotated(labelled()) == "det"  # no objects is an annotation, too
+        assert random_targets([task], size=SIZE).task == task
+    assert labelled().task == "det"  # no objects is an annotation, too
 
 
 # --- mirror image ---

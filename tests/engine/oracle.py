@@ -51,7 +51,6 @@ class Oracle(nn.Module):
         cells = torch.stack([answer.cells for answer in answers])
         return {
             "pred_boxes": boxes,
-            "pred_conf": logits.amax(-1),
             "pred_logits": logits,
             "pred_masks": one_hot(cells, len(CLASSES["seg"])).permute(0, 3, 1, 2),
             "pred_class": one_hot(torch.tensor([answer.label for answer in answers]), len(CLASSES["cls"])),

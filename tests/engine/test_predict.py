@@ -101,7 +101,6 @@ class Sees:
         masks = torch.zeros(1, 2, 4, 4)
         masks[:, 1] = torch.tensor([-9.0, -9.0, 9.0, 9.0])
         return {
-            "pred_conf": torch.tensor([[5.0, -9.0]]),
             "pred_logits": torch.tensor([[[-9.0, 5.0], [-9.0, -9.0]]]),
             "pred_boxes": torch.tensor([[[0.25, 0.25, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]]]),
             "pred_masks": masks,

@@ -26,7 +26,7 @@ def test_fused_copy_gives_the_same_outputs(backbone: str) -> None:
     with torch.no_grad():
         expected, found = model(images(2)), quick(images(2))
     assert torch.equal(expected["queries"].index, found["queries"].index)
-    for name in ("pred_boxes", "pred_conf", "pred_logits", "pred_masks", "pred_class"):
+    for name in ("pred_boxes", "pred_logits", "pred_masks", "pred_class"):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
@@ -37,7 +37,7 @@ def test_the_copy_for_use_gives_the_last_layer_alone_with_the_face_of_the_model(
     model = tiny(seed=1, backbone=backbone)
     quick = LastLayer(model)
     expected, found = model(images(2)), quick(images(2))
-    assert set(found) == {"pred_boxes", "pred_conf", "pred_logits", "pred_masks", "pred_class"}
+    assert set(found) == {"pred_boxes", "pred_logits", "pred_masks", "pred_class"}
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
     assert (quick.classes, quick.input_size, quick.threshold) == (model.classes, model.input_size, model.threshold)
@@ -49,7 +49,7 @@ def test_the_copy_for_use_gives_the_last_layer_alone_with_the_face_of_the_model(
 def test_the_deployed_copy_gives_the_outputs_of_the_last_layer() -> None:
     model = tiny(seed=1)  # with seed 0 two locations are equally sure, and rounding decides which comes first
     expected, found = model(images(2)), Deployed(model)(images(2))
-    for name in ("pred_boxes", "pred_conf", "pred_logits", "pred_masks", "pred_class"):
+    for name in ("pred_boxes", "pred_logits", "pred_masks", "pred_class"):
         torch.testing.assert_close(getattr(found, name), expected[name], rtol=1e-3, atol=1e-4)
     for image, best in enumerate(detections(expected)):
         torch.testing.assert_close(found.scores[image], best["scores"], rtol=1e-3, atol=1e-4)

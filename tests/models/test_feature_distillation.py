@@ -46,15 +46,15 @@ def test_a_map_that_determines_the_teacher_s_has_no_loss() -> None:
 
 def test_the_values_of_pooled_features_and_logits() -> None:
     outputs = teacher_outputs()
-    distillation = FeatureDistillation(STUDENT, TEACHER, 10, 20, pooled_weight=3.0, logit_weight=0.25)
+    distillation = FeatureDistillation(STUDENT, TEACHER, 10, 20)
     student = maps(STUDENT, 64, 2)
     losses = distillation(student, outputs)
     pooled = pooled_maps(student)
     assert pooled.shape == (4, 18)
     cosine = torch.cosine_similarity(distillation.pooled(pooled), outputs.pooled)
-    assert losses["pooled"].item() == pytest.approx(3 * (1 - cosine.mean().item()), rel=1e-5)
+    assert losses["pooled"].item() == pytest.approx(2 * (1 - cosine.mean().item()), rel=1e-5)
     p, q = outputs.logits.softmax(1), distillation.logits(pooled).softmax(1)
-    assert losses["logits"].item() == pytest.approx(0.25 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
+    assert losses["logits"].item() == pytest.approx(0.5 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
 
 
 def test_a_teacher_may_look_at_larger_views_and_on_another_scale() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 import torch
@@ -79,36 +78,11 @@ def test_untrained_confidence_is_the_prior() -> None:
 
 
 def test_classes_have_their_own_sigmoids_above_the_shared_confidence() -> None:
-    conf, classes = torch.tensor([[-1.0], [2.0]]), torch.tensor([[0.5, 3.0, -1.0], [0.0, -2.0, 0.25]])
-    found = tiny().head.object_logits(conf, classes)
-    assert found["pred_logits"].tolist() == [[-0.5, 2.0, -2.0], [2.0, 0.0, 2.25]]
-    assert found["pred_conf"].tolist() == [2.0, 2.25]
-
-
-def test_exclusive_classes_share_out_one_confidence() -> None:
-    conf, classes = torch.tensor([[-1.0], [8.0], [-60.0]]), torch.randn(3, 4)
-    found = tiny(exclusive=True).head.object_logits(conf, classes)
-    expected = conf.sigmoid() * classes.softmax(-1)
-    torch.testing.assert_close(found["pred_logits"].sigmoid(), expected)
-    assert torch.equal(found["pred_conf"], conf[:, 0])
-    assert found["pred_logits"].isfinite().all()
-
-
-def test_a_very_sure_exclusive_logit_is_finite_and_so_is_its_gradient() -> None:
-    head = tiny(exclusive=True).head
-    conf = torch.tensor([[20.0]], requires_grad=True)
-    # One class has all the confidence: its logit is conf. Of three alike each has a third: log((1/3) / (2/3)).
-    alone, alike = (head.object_logits(conf, torch.zeros(1, n))["pred_logits"] for n in (1, 3))
-    assert alone.item() == pytest.approx(20.0, abs=1e-4)
-    assert alike.flatten().tolist() == pytest.approx([-math.log(2)] * 3, abs=1e-6)
-    alone.sum().backward()
-    assert conf.grad.item() == pytest.approx(1.0, abs=1e-4)
-    classes = torch.tensor([[25.0, 0.0, -3.0]], requires_grad=True)
-    found = head.object_logits(conf, classes)["pred_logits"]
-    found.sum().backward()
-    assert found.isfinite().all()
-    assert conf.grad.isfinite().all()
-    assert classes.grad.isfinite().all()
+    head, tokens = tiny().head, torch.randn(1, 2, tiny().config.dim)
+    conf, classes = head.project(tokens, "conf", "det")
+    logits = head.read_objects(tokens, torch.full((2, 4), 0.5))["pred_logits"]
+    assert logits.shape == (1, 2, 3)
+    torch.testing.assert_close(logits, torch.stack([conf[..., 0] + classes[..., c] for c in range(3)], dim=-1))
 
 
 # --- one forward pass gives everything ---
@@ -124,7 +98,6 @@ def test_all_three_outputs_in_one_forward(layers: int, training: bool, size: tup
     n, locations = model.config.queries, sum(height // s * (width // s) for s in (8, 16, 32))
     shapes = {
         "pred_logits": (2, n, 3),
-        "pred_conf": (2, n),
         "pred_boxes": (2, n, 4),
         "pred_masks": (2, 5, height // 8, width // 8),
         "pred_class": (2, 4),
@@ -135,7 +108,7 @@ def test_all_three_outputs_in_one_forward(layers: int, training: bool, size: tup
     for aux in outputs["aux_outputs"]:
         assert {k: tuple(v.shape) for k, v in aux.items()} == {k: shapes[k] for k in aux}
     assert all(set(aux) == set(shapes) for aux in outputs["aux_outputs"][1:])
-    assert tuple(outputs["dense"]["pred_conf"].shape) == (2, locations)
+    assert tuple(outputs["dense"]["pred_logits"].shape) == (2, locations, 3)
     assert tuple(outputs["dense"]["pred_boxes"].shape) == (2, locations, 4)
     assert tuple(outputs["dense"]["references"].shape) == (locations, 4)
     assert "extra_outputs" not in outputs

@@ -28,7 +28,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 def deployed_loss(outputs: dict[str, Any]) -> Tensor:
     """Some scalar of everything that is deployed."""
-    return sum(outputs[k].sin().sum() for k in ("pred_logits", "pred_conf", "pred_boxes", "pred_masks", "pred_class"))
+    return sum(outputs[k].sin().sum() for k in ("pred_logits", "pred_boxes", "pred_masks", "pred_class"))
 
 
 # --- object queries ---
@@ -38,11 +38,11 @@ def deployed_loss(outputs: dict[str, Any]) -> Tensor:
 def test_selection_is_the_most_confident_peaks_with_their_boxes(model: OneHead) -> None:
     outputs = model(images(2))
     dense, queries = outputs["dense"], outputs["queries"]
-    scores = peak_scores(dense["pred_conf"], outputs["maps"])
+    scores = peak_scores(dense["pred_logits"], outputs["maps"])
     for b in range(2):
         best = scores[b].argsort(descending=True)[: model.config.queries]
         assert set(queries.index[b].tolist()) == set(best.tolist())
-        assert int(dense["pred_conf"][b].argmax()) in best
+        assert int(dense["pred_logits"][b].amax(-1).argmax()) in best
         assert torch.equal(queries.boxes[b], dense["pred_boxes"][b][queries.index[b]])
 
 
@@ -62,12 +62,12 @@ def test_given_queries_are_followed_index_by_index(model: OneHead) -> None:
     order = torch.randperm(own.index.shape[1], generator=torch.Generator().manual_seed(1))
     straight = model(x, queries=own)
     turned = model(x, queries=Queries(own.index[:, order], own.boxes[:, order]))
-    for name in ("pred_boxes", "pred_conf", "pred_logits"):
+    for name in ("pred_boxes", "pred_logits"):
         torch.testing.assert_close(turned[name], straight[name][:, order], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(turned["pred_masks"], straight["pred_masks"], atol=1e-5, rtol=1e-4)
     assert torch.equal(turned["queries"].index, own.index[:, order])
     other = Queries(own.index.roll(1, dims=1), own.boxes)  # same locations, other contents
-    assert not torch.allclose(model(x, queries=other)["pred_conf"], straight["pred_conf"])
+    assert not torch.allclose(model(x, queries=other)["pred_logits"], straight["pred_logits"])
 
 
 def test_each_layer_looks_around_the_box_found_before_it_without_gradient(model: OneHead) -> None:
@@ -150,7 +150,7 @@ def test_training_only_runs_change_nothing_deployed(model: OneHead) -> None:
     plain, more = model(x), model(x, **extra(model, 2))
     assert [tuple(o["pred_boxes"].shape) for o in more["extra_outputs"]] == [(2, 36, 4)] * 3
     before, after = tensors(plain), tensors(more)
-    assert len(before) == 5 + 2 + 2 * 5 + 4 + 2
+    assert len(before) == 4 + 2 + 2 * 4 + 3 + 2
     assert before.keys() == after.keys()
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
@@ -185,7 +185,7 @@ def test_group_queries_share_out_a_wider_selection(model: OneHead) -> None:
     maps = model.features(images(2))
     memory = model.head.build_memory(maps)
     dense = model.head.read_objects(memory.locations_BPD, memory.boxes_P4)
-    scores = peak_scores(dense["pred_conf"], maps)
+    scores = peak_scores(dense["pred_logits"], maps)
     queries = model.head.extra_queries(dense, scores, [], 2, None)
     assert queries is not None
     assert queries.groups == 2
@@ -199,7 +199,7 @@ def test_group_queries_share_out_a_wider_selection(model: OneHead) -> None:
 def test_queries_go_to_peaks_first_so_that_one_large_object_cannot_take_them_all() -> None:
     maps = [torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2)]
     conf = torch.tensor([[4.0, 3.9, 0, 0, 3.8, 3.7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1.0, 2.0, 0.5, 0.4, 0.3]])
-    order = peak_scores(conf, maps)[0].argsort(descending=True, stable=True).tolist()
+    order = peak_scores(conf[..., None], maps)[0].argsort(descending=True, stable=True).tolist()
     assert order[:3] == [0, 16, 15]  # the corner's peak, the coarse level's, the lone far one
     neighbours = order[order.index(1) :]
     assert neighbours[:3] == [1, 4, 5]  # of the first peak, behind every peak however unsure
@@ -213,7 +213,7 @@ def test_groups_share_locations_where_there_are_too_few() -> None:
     maps = model.features(images(1))
     memory = model.head.build_memory(maps)
     dense = model.head.read_objects(memory.locations_BPD, memory.boxes_P4)
-    queries = model.head.extra_queries(dense, dense["pred_conf"], [], 2, None)
+    queries = model.head.extra_queries(dense, dense["pred_logits"].amax(-1), [], 2, None)
     assert queries is not None
     runs = queries.index[0].view(2, 100).tolist()
     assert [len(set(run)) for run in runs] == [100, 100]  # each location once in a run

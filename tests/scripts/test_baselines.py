@@ -95,9 +95,9 @@ def test_readings_follow_the_network_from_the_maps_to_the_last_layer() -> None:
     assert list(found) == ["places + NMS", "selected", "layer 1", "layer 2", "layer 3"]
     assert found["places + NMS"] is outputs["dense"]
     assert found["layer 3"] is outputs
-    dense = outputs["dense"]["pred_conf"]
-    best = peak_scores(dense, outputs["maps"]).topk(model.config.queries).indices
-    assert torch.equal(found["selected"]["pred_conf"], dense.gather(1, best))
+    dense = outputs["dense"]["pred_logits"]
+    best = peak_scores(dense, outputs["maps"]).topk(model.config.queries).indices[0]
+    assert torch.equal(found["selected"]["pred_logits"], dense[:, best])
 
 
 def test_the_pooled_score_weighs_objects_and_not_classes() -> None:

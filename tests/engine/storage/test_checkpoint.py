@@ -63,21 +63,20 @@ def test_a_model_comes_back_with_bit_identical_outputs(model: OneHead, path: Pat
     with torch.no_grad():
         one, other = load_model(path)(image), again(image)
         original = model.to(memory_format=torch.channels_last)(image)
-    for name in ("pred_boxes", "pred_conf", "pred_logits", "pred_masks", "pred_class"):
+    for name in ("pred_boxes", "pred_logits", "pred_masks", "pred_class"):
         assert torch.equal(one[name], other[name])
         assert torch.equal(one[name], original[name])
 
 
-def test_a_checkpoint_from_before_per_class_sigmoids_is_read_with_its_softmax(model: OneHead, path: Path) -> None:
+@pytest.mark.parametrize("shape", [{}, {"exclusive": True}])
+def test_a_network_whose_classes_share_a_softmax_is_refused(shape: dict[str, bool], path: Path) -> None:
     content = load(path)
-    del content["architecture"]["exclusive"]
-    older = build_model(content, "an older file")
-    assert (older.config.exclusive, load_model(path).config.exclusive) == (True, False)
-    with torch.no_grad():
-        image = torch.rand(1, 3, 64, 64)
-        found, rows = older.eval()(image), model.eval()(image)
-    assert not torch.equal(found["dense"]["pred_logits"], rows["dense"]["pred_logits"])
-    assert (found["dense"]["pred_logits"].sigmoid().sum(-1) <= 1 + 1e-5).all()
+    content["architecture"] |= shape
+    del content["threshold"]  # it came later than the setting
+    with pytest.raises(UserError, match=r"an older file holds another model .* classes of objects share one softmax"):
+        build_model(content, "an older file")
+    content["architecture"]["exclusive"] = False
+    assert build_model(content, "a file from between").config == SHAPE
 
 
 def test_half_precision_weights_load_as_float32(model: OneHead, tmp_path: Path) -> None:
@@ -94,6 +93,7 @@ def test_the_threshold_of_boxes_is_kept_and_older_files_have_the_usual_one(model
     save(tmp_path / "a.pt", {**content, "threshold": 0.61})
     assert load_model(tmp_path / "a.pt").threshold == 0.61
     del content["threshold"]
+    content["architecture"]["exclusive"] = False  # as files of that time have it
     save(tmp_path / "old.pt", content)
     assert load_model(tmp_path / "old.pt").threshold == THRESHOLD
 
@@ -245,7 +245,6 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, model: OneHead) ->
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"exclusive": True}, "model.exclusive True, not False: choose another --init, or set --model.exclusive true"),
         ({"heads": 4, "points": 2}, "model.heads 4, not 2: choose another --init, or set --model.heads 4"),
     ],
 )
@@ -258,6 +257,13 @@ def test_weights_of_equal_shapes_and_another_meaning_are_refused(
     save(target, model_content(other))
     assert refusal(load_weights, model, target) == f"{target} has {sentence}"
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_weights_of_more_layers_are_refused_though_all_that_is_needed_fits(tmp_path: Path, model: OneHead) -> None:
+    target, smaller = tmp_path / "more.pt", OneHead(replace(SHAPE, layers=2), CLASSES, input_size=64)
+    save(target, model_content(model))
+    text = refusal(load_weights, smaller, target)
+    assert text == f"{target} has model.layers 3, not 2: choose another --init, or set --model.layers 3"
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from data.transforms import Augment
-from engine.training.batches import varied
+from data.types import Sample
+from engine.training.batches import collate, varied
 from models.targets import NO_CLASS, VOID, Targets
 
 SIZE = 64
@@ -54,3 +55,21 @@ def test_variation_follows_the_seed_alone_and_keeps_the_label() -> None:
         views.append(view)
     assert torch.equal(views[0], views[1])
     assert not torch.allclose(views[0], views[2])
+
+
+def test_variation_is_as_precise_within_a_step_of_lower_precision() -> None:
+    image, void = torch.rand(3, SIZE, SIZE), torch.full((SIZE, SIZE), VOID)
+    views = []
+    for lower in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            views.append(varied(image, known(torch.zeros(0, 4), void, 3), Augment())[0])
+    assert torch.equal(views[0], views[1])
+
+
+@pytest.mark.parametrize(("mask", "annotated"), [(None, True), (0, True), (VOID, False)])
+def test_boxes_of_a_mask_that_says_nothing_are_not_annotated(mask: int | None, annotated: bool) -> None:
+    """An empty list of boxes says "no objects", but not where nothing is known."""
+    none, value = torch.zeros(0, 4), None if mask is None else torch.full((SIZE, SIZE), mask)
+    sample = Sample(torch.zeros(3, SIZE, SIZE), 0, none, torch.zeros(0, dtype=torch.int64), value, None)
+    assert collate([sample])[1].has_boxes.tolist() == [annotated]

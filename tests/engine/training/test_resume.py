@@ -90,6 +90,50 @@ def test_other_groups_of_weights_cannot_be_resumed(change: list[str], tiny: list
         main([*tiny, *change, "--resume"])
 
 
+def test_a_weight_decay_changed_before_a_resume_is_the_one_that_acts(
+    tiny: list[str], untouched: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, 4)
+        with pytest.raises(Killed):
+            main(tiny)
+    found: list[set[float]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = StageLoop.step
+
+        def step(self: StageLoop, batch, number):  # type: ignore[no-untyped-def]
+            found.append({group["weight_decay"] for group in self.optimizer.param_groups})
+            return original(self, batch, number)
+
+        patch.setattr(StageLoop, "step", step)
+        main([*tiny, "--optim.weight_decay", "0.3", "--resume"])
+    assert all(0.3 in decays and 0.05 not in decays for decays in found)
+    weights = [load(folder / "cls.pt")["model"] for folder in (tmp_path / "runs" / "tiny", untouched)]
+    assert not equal(*weights)
+
+
+def test_a_stage_that_has_had_as_many_epochs_as_are_asked_for_is_not_resumed(tiny: list[str], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, 3)  # in the second epoch of seg
+        with pytest.raises(Killed):
+            main(tiny)
+    file = tmp_path / "runs" / "tiny" / "last.pt"
+    before = file.read_bytes()
+    had = load(file)["epoch"]
+    with pytest.raises(UserError, match=rf"optim.epochs.seg is {had}, but .*last.pt has had {had}: give {had + 1} or"):
+        main([*tiny, "--optim.epochs.seg", str(had), "--resume"])
+    assert file.read_bytes() == before
+
+
+def test_rows_of_joint_training_in_the_same_folder_do_not_hide_those_of_the_stages(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    for stage in ("joint", "seg", "det"):
+        main([*tiny, "--stage", stage, "--optim.epochs.joint", "1"])
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "tiny" / "metrics.jsonl").open()]
+    assert list(dict.fromkeys(row["stage"] for row in rows)) == ["joint", "seg", "det"]
+
+
 def test_killed_between_the_stage_checkpoint_and_the_removal_of_last(
     tiny: list[str], untouched: Path, tmp_path: Path
 ) -> None:

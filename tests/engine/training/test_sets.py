@@ -78,19 +78,28 @@ def test_augmented_images_follow_torch_s_seed(drawn: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("distill", "replay_sets", "boxes_teach", "masks_teach", "shared"),
-    [(1, 0, True, True, True), (0, 2, True, True, True), (0, 0, True, True, False), (1, 2, False, False, False)],
+    ("distill", "replay_sets", "boxes_teach", "masks_teach", "seg", "det"),
+    [
+        (1, 2, True, True, 24, 24),
+        (1, 0, True, True, 24, 12),
+        (0, 2, True, True, 12, 24),
+        (0, 0, True, True, 12, 12),
+        (1, 2, False, False, 12, 12),
+    ],
 )
 def test_boxes_and_masks_of_the_same_names_learn_from_each_other_s_images(
-    distill: int, replay_sets: int, boxes_teach: bool, masks_teach: bool, shared: bool, tiny: list[str]
+    distill: int, replay_sets: int, boxes_teach: bool, masks_teach: bool, seg: int, det: int, tiny: list[str]
 ) -> None:
-    """Where one teaches the other, images of both count as learnt by both; without a teacher or replay neither does."""
+    """Boxes teach masks by the teacher's outputs alone, masks teach boxes by replay alone."""
     settings = [f"--continual.distill_boxes={boxes_teach}".lower(), f"--continual.replay_boxes={masks_teach}".lower()]
     amounts = [f"--continual.distill={distill}", f"--continual.replay_sets={replay_sets}"]
     run = run_of([*tiny, *settings, *amounts])
-    either = 24 if shared else 12
     counts = {task: len(images) for task, images in run.learnt_from().items()}
-    assert counts == {"seg": either, "det": either, "cls": 12}
+    assert counts == {"seg": seg, "det": det, "cls": 12}
+
+
+def test_sets_that_are_there_but_in_no_stage_are_not_learnt_from(tiny: list[str]) -> None:
+    assert run_of([*tiny, "--order", "[cls]"]).learnt_from().keys() == {"cls"}
 
 
 def test_a_stage_knows_which_mask_each_class_of_boxes_has(tiny: list[str]) -> None:
@@ -102,6 +111,16 @@ def test_a_stage_knows_which_mask_each_class_of_boxes_has(tiny: list[str]) -> No
     assert run.mask_named(stage) is None  # no mask is replayed yet
 
 
+@pytest.mark.parametrize(("replay_sets", "named"), [("2", True), ("0", False)])
+def test_masks_name_boxes_only_where_they_are_replayed(
+    replay_sets: str, named: bool, tiny: list[str], tmp_path: Path
+) -> None:
+    arguments = [*tiny, "--continual.replay_boxes", "true", "--continual.replay_sets", replay_sets]
+    assert main([*arguments, "--stage", "seg"]) == 0
+    run = run_of(arguments)
+    assert (run.mask_named(run.begin("det", None)) is not None) == named
+
+
 def test_masks_give_no_boxes_before_boxes_are_learnt(tiny: list[str], tmp_path: Path) -> None:
     arguments = [*tiny, "--order", "[seg,cls,det]", "--continual.replay_sets", "2", "--continual.replay_boxes", "true"]
     assert main([*arguments, "--stage", "seg"]) == 0
@@ -110,12 +129,11 @@ def test_masks_give_no_boxes_before_boxes_are_learnt(tiny: list[str], tmp_path: 
     assert targets.has_boxes.tolist() == [False]
 
 
-@pytest.mark.parametrize("boxed", [True, False])
-def test_replayed_masks_give_boxes_of_the_classes_that_both_tasks_know(tiny: list[str], boxed: bool) -> None:
-    run = run_of([*tiny, f"--continual.replay_boxes={boxed}".lower()])
+def test_replayed_masks_give_boxes_of_the_classes_that_both_tasks_know(tiny: list[str]) -> None:
+    run = run_of(tiny)
     _, targets = run.old_examples("seg", boxed=True)[0]
-    assert targets.has_boxes.tolist() == [boxed]
-    assert (len(targets.boxes[0]) > 0) == boxed
+    assert targets.has_boxes.tolist() == [True]
+    assert len(targets.boxes[0]) > 0
     for label in targets.labels[0].tolist():
         assert run.classes["seg"].index(run.classes["det"][label]) in targets.masks
     assert run.old_examples("seg", boxed=False)[0][1].has_boxes.tolist() == [False]
