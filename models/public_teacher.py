@@ -74,6 +74,11 @@ class PublicTeacher(nn.Module):
         last, maps = self.body.forward_intermediates((images - self.mean) / self.std, indices=self.levels)
         return last, maps
 
+    def to_pool(self, deep: Tensor) -> Tensor:
+        """The deepest map (B, c, H/32, W/32) -> what the classifier pools; MobileNets pool the map itself."""
+        found: Tensor = self.body.bn2(self.body.conv_head(deep)) if hasattr(self.body, "bn2") else deep
+        return found
+
     @torch.no_grad()
     def evidence(self, last: Tensor) -> Tensor:
         """What the classifier pools -> (B, 1, h, w): how much speaks for any class in each cell."""

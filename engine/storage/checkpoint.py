@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.storage import eight_bits
 from engine.storage.errors import UserError, first_line
@@ -22,7 +22,7 @@ from engine.storage.files import cannot_write
 from models.backbones import build_backbone
 from models.onehead import ModelConfig, OneHead
 from models.postprocess import THRESHOLD
-from models.pretrained_backbone import PretrainedBackbone
+from models.pretrained_backbone import PooledReadout, PretrainedBackbone
 
 FORMAT, EIGHT_BITS = "onehead/1", "onehead/2"
 """What a file says it is: the second with weights in eight bits, which older versions of this program refuse."""
@@ -252,13 +252,13 @@ def load_pretrained(path: str | Path, backbone: str) -> PretrainedBackbone:
     return PretrainedBackbone(net, load_readout(content.get("readout")))
 
 
-def load_readout(state: dict[str, Tensor] | None) -> nn.Linear | None:
+def load_readout(state: dict[str, Tensor] | None) -> PooledReadout | None:
     """The layer by which stage 0 names pictures, if a checkpoint holds it."""
     if state is None:
         return None
-    layer = nn.Linear(state["weight"].shape[1], state["weight"].shape[0])
-    layer.load_state_dict({k: v.float() for k, v in state.items()})
-    return layer
+    readout = PooledReadout(state["weight"].shape[1], state["weight"].shape[0])
+    readout.linear.load_state_dict({k: v.float() for k, v in state.items()})
+    return readout
 
 
 def provenance() -> dict[str, str]:

@@ -19,7 +19,8 @@ from engine.storage.errors import UserError
 from models.backbones import build_backbone
 from models.backbones.timm_features import TimmFeatures
 from models.onehead import OneHead
-from models.pretrained_backbone import PretrainedBackbone
+from models.pretrained_backbone import ClassifierReadout, PretrainedBackbone
+from models.public_teacher import PublicTeacher
 
 
 def first_weights(model: OneHead, config: Config) -> str:
@@ -60,7 +61,7 @@ def start_of(config: Config) -> tuple[Literal["random", "whole", "imagenet", "ba
 def pretrained_backbone(config: Config) -> PretrainedBackbone | None:
     """The backbone that a run begins with, None if it is random.
 
-    One that began with stage 0's weights itself names pictures by the readout of stage 0.
+    Public weights name pictures by their own classifier, what began with stage 0's weights itself by that of stage 0.
     """
     kind, file = start_of(config)
     name = config.model.backbone
@@ -69,11 +70,22 @@ def pretrained_backbone(config: Config) -> PretrainedBackbone | None:
     if kind == "imagenet":
         backbone = build_backbone(name)
         load_imagenet(backbone, name, file)
-        return PretrainedBackbone(backbone)
+        return PretrainedBackbone(backbone, load_classifier(backbone, file) if config.continual.recall else None)
     found, before = load_pretrained(file, name), stage0_path(name)
     if before and found.readout is None and load(file).get("config", {}).get("init") == STAGE0:
         return PretrainedBackbone(found.backbone, load_pretrained(before, name).readout)
     return found
+
+
+def load_classifier(backbone: object, file: str) -> ClassifierReadout | None:
+    """The classifier in the file that a backbone has its ImageNet weights from; None if it holds none."""
+    assert isinstance(backbone, TimmFeatures)
+    network = PublicTeacher(backbone.name)
+    try:
+        network.load_imagenet(file or None)
+    except ValueError:  # the backbone's own weights have been read from it before
+        return None
+    return ClassifierReadout(network)
 
 
 def load_imagenet(backbone: object, name: str, file: str) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
+import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from continual import Stage, Step
 from continual.recall import Recall, random_boxes
+from engine.settings.config import Config
+from engine.training.start import pretrained_backbone
 from models.boxes import to_xyxy
-from models.onehead import OneHead
-from models.pretrained_backbone import PretrainedBackbone
+from models.onehead import ModelConfig, OneHead
+from models.pretrained_backbone import ClassifierReadout, PooledReadout, PretrainedBackbone
 from tests.models.builders import images, random_targets, tiny
 
 
@@ -24,7 +28,7 @@ def network() -> OneHead:
 @pytest.fixture
 def pretrained(network: OneHead) -> PretrainedBackbone:
     torch.manual_seed(4)
-    return PretrainedBackbone(copy.deepcopy(network.backbone), nn.Linear(sum(network.backbone.channels), 20))
+    return PretrainedBackbone(copy.deepcopy(network.backbone), PooledReadout(sum(network.backbone.channels), 20))
 
 
 def term(weight: float, student: OneHead, pretrained: PretrainedBackbone | None) -> dict[str, Tensor]:
@@ -64,9 +68,9 @@ def test_its_gradient_reaches_the_backbone_alone(network: OneHead, pretrained: P
 
 
 def test_maps_may_move_where_the_naming_does_not_care(pretrained: PretrainedBackbone) -> None:
-    assert pretrained.readout is not None
+    assert isinstance(pretrained.readout, PooledReadout)
     with torch.no_grad():
-        pretrained.readout.weight[:, 0] = 0.0  # the first channel of the finest map is not read
+        pretrained.readout.linear.weight[:, 0] = 0.0  # the first channel of the finest map is not read
     recall = Recall(1.0)
     recall.before_stage(Stage(("seg",), (), None, lambda: [], pretrained=pretrained))
     step = Step(images(2, seed=5), random_targets(["seg", "seg"]))
@@ -95,3 +99,32 @@ def test_regions_lie_within_the_image() -> None:
 
 def test_without_a_pretrained_network_there_is_nothing_to_recall(network: OneHead) -> None:
     assert term(1.0, shaken(network), None) == {}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "network"),
+    [("efficientnet_lite0", "tf_efficientnet_lite0"), ("mobilenetv3_small", "mobilenetv3_small_100")],
+)
+@torch.no_grad()
+def test_a_public_network_names_the_whole_image_as_its_classifier_does(
+    backbone: str, network: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    body = timm.create_model(network, num_classes=1000).eval()
+    torch.save(body.state_dict(), tmp_path / "public.pth")
+    config = Config(init=f"imagenet:{tmp_path / 'public.pth'}", model=ModelConfig(backbone=backbone))
+    pretrained = pretrained_backbone(config)
+    assert pretrained is not None
+    assert isinstance(pretrained.readout, ClassifierReadout)
+    image, whole = torch.rand(2, 3, 96, 64), torch.tensor([0.5, 0.5, 1, 1]).expand(2, 1, 4)
+    found = pretrained.name(pretrained.maps(image), whole)
+    torch.testing.assert_close(found[:, 0], body((image - pretrained.mean) / pretrained.std), atol=1e-4, rtol=1e-4)
+
+
+def test_public_weights_without_their_classifier_name_nothing(tmp_path: Path) -> None:
+    body = timm.create_model("mobilenetv3_small_100", num_classes=0)
+    torch.save(body.state_dict(), tmp_path / "bare.pth")
+    config = Config(init=f"imagenet:{tmp_path / 'bare.pth'}", model=ModelConfig(backbone="mobilenetv3_small"))
+    pretrained = pretrained_backbone(config)
+    assert pretrained is not None
+    assert pretrained.readout is None

@@ -216,7 +216,7 @@ def test_the_pretrained_backbone_is_the_one_that_was_saved(finished: Path) -> No
     content = load(finished / "pretrain.pt")
     assert all(torch.equal(v, content["model"][f"backbone.{k}"]) for k, v in pretrained.backbone.state_dict().items())
     assert pretrained.readout is not None
-    assert torch.equal(pretrained.readout.weight, content["readout"]["weight"])
+    assert torch.equal(pretrained.readout.linear.weight, content["readout"]["weight"])
     with pytest.raises(UserError, match="has the backbone fast_scnn, not yolov8n"):
         backbone_weights(finished / "pretrain.pt", "yolov8n")
 

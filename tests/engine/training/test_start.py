@@ -64,7 +64,7 @@ def test_what_began_with_stage_0_names_pictures_as_stage_0_does(tiny: list[str],
     torch.testing.assert_close(held.maps(image), load_model(whole).backbone_maps(image))
     stage0 = load_pretrained(WEIGHTS / "fast_scnn_stage0.pt", "fast_scnn").readout
     assert stage0 is not None
-    assert torch.equal(held.readout.weight, stage0.weight)
+    assert torch.equal(held.readout.linear.weight, stage0.linear.weight)
     assert not any(p.requires_grad for p in held.parameters())
 
 
@@ -92,8 +92,8 @@ def test_stage_0_with_neck_and_head_is_taken_whole_where_these_fit(
     assert held is not None
     assert held.readout is not None
     assert before is not None
-    step = float(before.weight.abs().max()) / 127
-    torch.testing.assert_close(held.readout.weight, before.weight, atol=0.51 * step, rtol=0)
+    step = float(before.linear.weight.abs().max()) / 127
+    torch.testing.assert_close(held.readout.linear.weight, before.linear.weight, atol=0.51 * step, rtol=0)
     image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(held.maps(image), load_model(whole).backbone_maps(image), atol=0.05, rtol=0.05)
 
