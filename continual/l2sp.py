@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from continual.base import Losses, Remedy, Stage, Step, own_weights
 
@@ -17,21 +18,21 @@ class L2SP(Remedy):
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
-        self.stage: Stage | None = None
+        self.bound: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def before_stage(self, stage: Stage) -> None:
-        """Take the stage's start as centre, if there are old tasks."""
-        self.stage = stage if stage.old and stage.start is not None else None
-        if self.stage is not None and stage.model is not None:
-            self.free = own_weights(stage.model, stage.tasks)
+        """Bind shared weights to where the stage starts, if there are old tasks."""
+        self.bound = []
+        if stage.old:
+            assert stage.model is not None
+            assert stage.start is not None
+            free, centre = own_weights(stage.model, stage.tasks), dict(stage.start.named_parameters())
+            none = torch.tensor(False, device=stage.model.mean.device)
+            self.bound = [(p, centre[name], free.get(name, none)) for name, p in stage.model.named_parameters()]
 
     def penalty(self, step: Step, outputs: dict[str, Any]) -> Losses:
         """Term "l2sp"."""
-        if self.stage is None or self.stage.model is None or self.stage.start is None:
+        if not self.bound:
             return {}
-        start = dict(self.stage.start.named_parameters())
-        parts = []
-        for name, p in self.stage.model.named_parameters():
-            moved = (p - start[name]).square()
-            parts.append(moved.masked_fill(self.free[name], 0).sum() if name in self.free else moved.sum())
+        parts = [(p - centre).square().masked_fill(free, 0).sum() for p, centre, free in self.bound]
         return {"l2sp": self.weight / 2 * torch.stack(parts).sum()}
