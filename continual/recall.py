@@ -1,7 +1,7 @@
 """Recalling stage 0: any region of an image is still named as the pretrained backbone names it.
 
-Stage 0 is the first task, and naming what a region shows is what it has learnt; no later stage has its labels, so this
-is Learning without Forgetting (arXiv 1606.09282) for it. Unlike `hold`, which keeps the maps themselves near, it lets
+Stage 0, or ImageNet for public weights, is the first task, and naming what a region shows is what it has learnt; no
+later stage has its labels, so this is Learning without Forgetting (arXiv 1606.09282) for it. Unlike `hold`, which keeps the maps themselves near, it lets
 them move wherever the naming does not care.
 """
 
@@ -28,7 +28,7 @@ class Recall(PretrainedTeacherRemedy):
         self.weight = weight
 
     def before_stage(self, stage: Stage) -> None:
-        """Take the pretrained backbone as teacher, if stage 0 has left its readout."""
+        """Take the pretrained backbone as teacher, if it has a readout."""
         super().before_stage(stage)
         if self.teacher is not None and self.teacher.readout is None:
             self.teacher = None
