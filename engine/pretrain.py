@@ -226,6 +226,8 @@ class Pretraining:
         self.accelerator.backward(torch.stack(list(losses.values())).sum())
         parameters = [*self.backbone.parameters(), *self.distillation.parameters()]
         norm = self.accelerator.clip_grad_norm_(parameters, self.config.pretrain.clip)
+        if self.accelerator.scaler is not None:
+            norm = norm.nan_to_num(0.0, 0.0)  # of a step that the scaler skips
         self.optimizer.step()
         self.ema.update(self.backbone, step=self.step)
         return {k: v.detach() for k, v in losses.items()} | {"norm": norm}
