@@ -1,8 +1,8 @@
 """Recalling stage 0: any region of an image is still named as the pretrained backbone names it.
 
-Stage 0, or ImageNet for public weights, is the first task, and naming what a region shows is what it has learnt; no
-later stage has its labels, so this is Learning without Forgetting (arXiv 1606.09282) for it. Unlike `hold`, which keeps the maps themselves near, it lets
-them move wherever the naming does not care.
+What the backbone has learnt before, in stage 0 or on ImageNet, is the first task: to name what a region shows. No later
+stage has its labels, so this is Learning without Forgetting (arXiv 1606.09282) for it. Unlike `hold`, which keeps the
+maps themselves near, it lets them move wherever the naming does not care.
 """
 
 from __future__ import annotations

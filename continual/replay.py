@@ -20,6 +20,8 @@ from models.targets import VOID, Targets
 
 MOST = 10
 """Images a task that the assignment allows."""
+READ = {"seg": ("pred_masks",), "cls": ("pred_class",), "det": ("pred_logits", "pred_boxes")}
+"""The outputs that the scores of each task read."""
 
 
 @dataclass
@@ -115,17 +117,16 @@ def stored_outputs(model: OneHead, task: str, image: Tensor) -> dict[str, Tensor
     was, _ = model.training, model.eval()
     outputs: Outputs = model(image[None].to(model.mean.device))
     model.train(was)
-    read = {"seg": ("pred_masks",), "cls": ("pred_class",), "det": ("pred_logits", "pred_boxes")}[task]
     source = outputs["dense"] if task == "det" else outputs
-    return {name: source[name][0].half().cpu() for name in read}
+    return {name: source[name][0].half().cpu() for name in READ[task]}
 
 
 def distance(task: str, outputs: Outputs, row: int, stored: dict[str, Tensor]) -> Tensor:
     """How far the outputs for image `row` of a batch are from stored ones."""
     if task == "det":
-        own = {k: outputs["dense"][k][row][None] for k in stored}
-        return object_distance(own, {k: v[None].float() for k, v in stored.items()})
-    name = "pred_masks" if task == "seg" else "pred_class"
+        own = {k: outputs["dense"][k][row][None] for k in READ["det"]}
+        return object_distance(own, {k: stored[k][None].float() for k in READ["det"]})
+    (name,) = READ[task]
     return divergence(outputs[name][row], stored[name], dim=0).mean()
 
 

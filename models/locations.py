@@ -22,9 +22,8 @@ CELLS_PER_REFERENCE = 2.0
 def peak_scores(logits_BPC: Tensor, maps: list[Tensor]) -> Tensor:
     """Scores (B, P) that locations are chosen by: the surest class, but lower than all others beside a surer neighbour.
 
-    Without classes all are alike.
-    Without it a few large objects, each with many sure locations, take up all queries. Source: peaks of CenterNet's
-    heatmap, arXiv 1904.07850, section 4.
+    Without the latter a few large objects, each with many sure locations, take up all queries. Source: peaks of
+    CenterNet's heatmap, arXiv 1904.07850, section 4. Where there are no classes all locations are alike.
     """
     sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
     logits = logits_BPC.float()

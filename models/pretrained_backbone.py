@@ -35,7 +35,7 @@ class ClassifierReadout(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], boxes_BT4: Tensor) -> Tensor:
         """Maps of the network's own backbone and boxes (cx, cy, w, h as fractions) -> logits (B, T, C)."""
-        pooled = pool_boxes(self.network.to_pool(maps[-1]).float(), boxes_BT4)
+        pooled = pool_boxes(self.network.to_pool(maps[-1].float()), boxes_BT4)
         logits: Tensor = self.network.body.forward_head(rearrange(pooled, "b t c -> (b t) c 1 1"))
         return rearrange(logits, "(b t) c -> b t c", b=len(pooled))
 

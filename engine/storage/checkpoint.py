@@ -88,6 +88,7 @@ def load_stored(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is no OneHead checkpoint (format {FORMAT}): give a file written by engine.train")
     for old in RENAMED.keys() & content.keys():
         content[RENAMED[old]] = content.pop(old)
+    content.get("config", {}).get("model", {}).pop("exclusive", None)  # a setting that is gone, see `read_shape`
     return content
 
 

@@ -192,7 +192,7 @@ class Run:
         return model
 
     def masks_give_boxes(self, tasks: Collection[str], old: Collection[str]) -> bool:
-        """Whether old masks also give boxes in a stage, of all whose tasks boxes are one."""
+        """Whether old masks also give boxes in a stage; `tasks`: those that it learns and the old ones."""
         return self.config.continual.boxes_from_masks and "seg" in old and "det" in tasks
 
     def mask_named(self, stage: Stage) -> Tensor | None:

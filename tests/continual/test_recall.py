@@ -17,6 +17,7 @@ from engine.training.start import pretrained_backbone
 from models.boxes import to_xyxy
 from models.onehead import ModelConfig, OneHead
 from models.pretrained_backbone import ClassifierReadout, PooledReadout, PretrainedBackbone
+from models.public_teacher import PublicTeacher
 from tests.models.builders import images, random_targets, tiny
 
 
@@ -128,3 +129,13 @@ def test_public_weights_without_their_classifier_name_nothing(tmp_path: Path) ->
     pretrained = pretrained_backbone(config)
     assert pretrained is not None
     assert pretrained.readout is None
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_100"])
+def test_maps_of_lower_precision_are_named_too(name: str) -> None:
+    network = PublicTeacher(name)
+    maps = [torch.rand(1, network.channels[-1], 3, 3, dtype=torch.bfloat16, requires_grad=True)]
+    found = ClassifierReadout(network)(maps, random_boxes(1, 4, torch.device("cpu")))
+    assert found.shape == (1, 4, 1000)
+    found.sum().backward()
+    assert maps[0].grad is not None

@@ -32,7 +32,17 @@ def first_gradient(processes: int, stage: str, arguments: list[str], out: Path) 
 )
 def test_two_processes_give_the_gradient_of_one(stage: str, backbone: str, tiny: list[str], tmp_path: Path) -> None:
     # Denoising draws its noise in each process, so it is left out of the comparison.
-    arguments = [*tiny, "--loss.denoise", "0", "--order", f"[{stage}]", "--model.backbone", backbone]
+    arguments = [
+        *tiny,
+        "--data.plain_end",
+        "1",
+        "--loss.denoise",
+        "0",
+        "--order",
+        f"[{stage}]",
+        "--model.backbone",
+        backbone,
+    ]
     one = first_gradient(1, stage, arguments, tmp_path / "one.pt")
     two = first_gradient(2, stage, [*arguments, "--name", "two"], tmp_path / "two.pt")
     assert one.keys() == two.keys()
