@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor
 from engine import pretrain
 from engine.pretrain import Pretraining
 from engine.settings.config import Config, PretrainConfig
-from engine.storage.checkpoint import EIGHT_BITS, backbone_weights, load, load_pretrained, save, stage0_path
+from engine.storage.checkpoint import EIGHT_BITS, backbone_weights, load, load_pretrained, read_shape, save, stage0_path
 from engine.storage.errors import UserError
 from engine.train import main
 from engine.training.start import start_of
@@ -229,7 +228,7 @@ def test_the_weights_of_this_repository_fit_the_default_backbone() -> None:
     assert content["format"] == EIGHT_BITS
     assert start_of(Config()) == ("whole", str(path))
     assert start_of(Config(model=ModelConfig(dim=64))) == ("backbone", str(path))
-    assert content["architecture"] == asdict(Config().model)
+    assert read_shape(content) == Config().model
     pretrained = load_pretrained(path, Config().model.backbone)
     with torch.inference_mode():
         maps = pretrained.maps(torch.rand(1, 3, 64, 64))
