@@ -14,14 +14,12 @@ from torch import Tensor
 
 from continual.base import Losses, Remedy, Stage, Step
 from continual.teacher_remedy import divergence, object_distance
-from models.head import Outputs
+from models.head import READ, Outputs
 from models.onehead import OneHead
 from models.targets import VOID, Targets
 
 MOST = 10
 """Images a task that the assignment allows."""
-READ = {"seg": ("pred_masks",), "cls": ("pred_class",), "det": ("pred_logits", "pred_boxes")}
-"""The outputs that the scores of each task read."""
 
 
 @dataclass

@@ -30,6 +30,8 @@ BLOCKS = ("box", "conf", "det", "cls", "present", "mask")
 
 Outputs = dict[str, Any]
 """Predictions by name; see `QueryHead.forward`."""
+READ = {"seg": ("pred_masks",), "cls": ("pred_class",), "det": ("pred_logits", "pred_boxes")}
+"""The outputs that the scores of each task read."""
 
 
 @dataclass

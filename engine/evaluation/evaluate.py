@@ -27,6 +27,7 @@ from engine.evaluation.metrics import (
 )
 from engine.storage.errors import UserError
 from models.boxes import to_xyxy
+from models.head import READ
 from models.postprocess import detections as best_detections
 
 Batches: TypeAlias = Iterator[tuple[tuple[Record, ...], dict[str, Tensor]]]
@@ -105,7 +106,7 @@ class Evaluator:
             # Not inference_mode: a tensor that a module caches here may be needed in training later.
             with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
                 outputs = model(images)
-            yield records, {name: outputs[name].float().cpu() for name in _READ[task]}
+            yield records, {name: outputs[name].float().cpu() for name in READ[task]}
             bar.update(len(records))
 
 
@@ -140,12 +141,6 @@ def _tally_classes(task_set: TaskSet, batches: Batches) -> ClassificationTally:
     return ClassificationTally(np.array(labels), np.array(predicted), task_set.classes, task_set.unknown)
 
 
-_READ: dict[Task, tuple[str, ...]] = {
-    "det": ("pred_logits", "pred_boxes"),
-    "seg": ("pred_masks",),
-    "cls": ("pred_class",),
-}
-"""The outputs that each task is scored on."""
 _TALLY: dict[Task, Callable[[TaskSet, Batches], Tally]] = {
     "det": _tally_detections,
     "seg": _tally_masks,
