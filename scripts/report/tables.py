@@ -26,7 +26,7 @@ RUNS = {
     "quickstart.json": "synthetic sets, `make quickstart` in float32",
     "real_from_random_weights.json": "real sets from random weights, `configs/real.yaml`",
     "final/onehead-all-s0.json": "real sets, `configs/default.yaml`",
-    "final-9030k/strict-all-s0.json": "real sets, `configs/strict.yaml`, neck and head from random weights",
+    "final/strict-all-s0.json": "real sets, `configs/strict.yaml`",
     "overfit_8.json": "self-test, `--overfit 8`, scored on the 24 images it learnt, on purpose",
 }
 """What the README names of single runs."""
